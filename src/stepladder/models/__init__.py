@@ -1,0 +1,1 @@
+"""Sizes in; shapes, counts and the network itself out."""

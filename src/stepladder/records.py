@@ -1,0 +1,408 @@
+"""The nouns of the project: frozen, keyword-only dataclasses, JSON values in and out, no I/O.
+
+A stage is a function from nouns to nouns: Brief → Corpus → Observations → Law → Plan + Forecast → Run →
+Score → Report. `to_json` and `from_json` convert; files are written by `store`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from stepladder.errors import StoreError
+
+T = TypeVar("T")
+Objective = Literal["causal", "masked"]
+
+
+# ---------------------------------------------------------------------------------------------- brief
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataBrief:
+    """[data]: what to train on. `held_out` is a share of the source files, or a path of its own."""
+
+    sources: tuple[str, ...]
+    held_out: float | str = 0.05
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardwareBrief:
+    """[hardware]: what it runs on. `device` is an id of the catalogue or "this" for this machine."""
+
+    device: str = "this"
+    count: int = 1
+    nodes: int = 1
+    region: str = "world"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetBrief:
+    """[budget]: limits for ladder and target together; any that is None does not bind."""
+
+    hours: float | None = None
+    usd: float | None = None
+    kwh: float | None = None
+    kg_co2e: float | None = None
+    ladder_share: float = 0.4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoalBrief:
+    """[goal]: what to make small, and what to reach."""
+
+    minimise: Literal["loss", "usd", "kwh", "kg_co2e", "seconds"] = "loss"
+    target_loss: float | None = None
+    max_params: int | None = None
+    inference_tokens: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Brief:
+    """The user's file, stepladder.toml."""
+
+    name: str
+    objective: Objective = "causal"
+    data: DataBrief
+    hardware: HardwareBrief = field(default_factory=HardwareBrief)
+    budget: BudgetBrief = field(default_factory=BudgetBrief)
+    goal: GoalBrief = field(default_factory=GoalBrief)
+    override: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+
+# --------------------------------------------------------------------------------------------- numbers
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Derived:
+    """A number that was derived: an 80 % interval, and the sentence that says how and from which source."""
+
+    value: float
+    low: float
+    high: float
+    how: str
+    source: Literal["measured", "law", "catalogue", "rule", "prior", "user"] = "rule"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A forecast value with its 80 and 95 % intervals."""
+
+    value: float
+    low80: float
+    high80: float
+    low95: float
+    high95: float
+
+    def held80(self, outcome: float) -> bool:
+        """Whether the outcome lies inside the 80 % interval."""
+        return self.low80 <= outcome <= self.high80
+
+    def held95(self, outcome: float) -> bool:
+        """Whether the outcome lies inside the 95 % interval."""
+        return self.low95 <= outcome <= self.high95
+
+
+# ---------------------------------------------------------------------------------------------- corpus
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """One side of a corpus: whole documents, tokens, and the UTF-8 bytes that the tokens spell."""
+
+    documents: int
+    tokens: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """Prepared data in a folder: shards, tokenizer, audit and card.
+
+    input_documents = kept_documents + sum(removed.values()) + quarantined_documents, always.
+    """
+
+    input_bytes: int
+    input_documents: int
+    kept_documents: int
+    quarantined_documents: int
+    removed: Mapping[str, int]
+    train: Split
+    heldout: Split
+    vocab_size: int
+    seconds: float
+    cpu_seconds: float
+    fingerprint: str
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens; all are unique."""
+        return self.train.tokens
+
+
+# --------------------------------------------------------------------------------- model, recipe, layout
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """A decoder or encoder in the Qwen3 layout; `width` is the residual stream, `ffn_width` the gated MLP."""
+
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_width: int
+    vocab_size: int
+    context_tokens: int
+    tied_head: bool = False
+    causal: bool = True
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How the weights are optimised. Rates are peak rates of the warm-up–stable–decay schedule."""
+
+    batch_tokens: int
+    embed_lr: float
+    head_lr: float
+    hidden_lr: float
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    warmup_share: float = 0.02
+    decay_share: float = 0.3
+    grad_clip: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Where the run is computed. Degrees multiply to `processes`; `threads` are per process (CPU)."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    processes: int = 1
+    nodes: int = 1
+    threads: int = 1
+    precision: Literal["bf16", "fp32"] = "fp32"
+    shard: Literal["none", "ddp", "fsdp"] = "none"
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    context_parallel: int = 1
+    micro_batch_sequences: int = 0
+    recompute: Literal["none", "selective", "full"] = "none"
+
+
+# ------------------------------------------------------------------------------------------------ runs
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """One finished training run as the laws see it. `loss` is in the unit that the table's header names.
+
+    `notes` holds further columns: lr, batch_tokens, in_context_score, peak_bytes, excluded (a reason).
+    """
+
+    run: str
+    params: float
+    tokens: float
+    loss: float
+    seed: int = 0
+    nonembed_params: float = math.nan
+    unique_tokens: float = math.nan
+    flops: float = math.nan
+    seconds: float = math.nan
+    joules: float = math.nan
+    weight: float = 1.0
+    notes: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Everything that a training run needs, and why. A rung of the ladder is a small plan.
+
+    `numbers` has at least params, tokens, batch_tokens, learning_rate, seconds, usd, kwh, kg_co2e; in JSON
+    each is a top-level key. `limits` gives, for each limit of the brief, the probability of breaking it.
+    `corpus` is the folder of the corpus, relative to the plan's own folder or absolute.
+    """
+
+    name: str
+    corpus: str
+    shape: Shape
+    recipe: Recipe
+    layout: Layout
+    seed: int
+    numbers: Mapping[str, Derived]
+    alternatives: tuple[Mapping[str, Any], ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    objective: Objective = "causal"
+    corpus_fingerprint: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of the run, a whole number of steps."""
+        return round(self.numbers["tokens"].value)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.tokens // self.recipe.batch_tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A finished training run: what it cost and where its loss ended. Losses are nats per token."""
+
+    name: str
+    params: int
+    tokens: int
+    steps: int
+    loss: float
+    heldout_loss: float
+    heldout_bits_per_byte: float
+    in_context_score: float
+    seconds: float
+    joules: float
+    peak_bytes: int
+    status: str = "ok"
+
+
+# ------------------------------------------------------------------------------------ laws and forecasts
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Law:
+    """A fitted scaling law. `terms` are its constants, `quality` the figures of fit and certification.
+
+    `spread` holds what the intervals need (rollout error, bootstrap draws of the terms).
+    """
+
+    form: str
+    terms: Mapping[str, float]
+    loss_unit: str
+    size_column: str
+    points: int
+    largest_flops: float
+    quality: Mapping[str, float]
+    spread: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    refusal: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What a law says of a run before it starts. Frozen: `fingerprint` covers every other field.
+
+    `costs` holds seconds, kwh and usd with their intervals where throughput was measured.
+    """
+
+    run: str
+    params: float
+    tokens: float
+    loss: Interval
+    loss_unit: str
+    status: Literal["ok", "refused"] = "ok"
+    reason: str = ""
+    costs: Mapping[str, Interval] = field(default_factory=dict)
+    horizon: float = math.nan
+    law_fingerprint: str = ""
+    created: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One forecast quantity beside its outcome."""
+
+    run: str
+    quantity: str
+    forecast: Interval
+    outcome: float
+
+    @property
+    def relative_error(self) -> float:
+        """(forecast - outcome) / outcome: positive means that the forecast was pessimistic for a loss."""
+        return self.forecast.value / self.outcome - 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskResult:
+    """One row of a task table: a metric of one method on one test set, with a bootstrap interval of 95 %."""
+
+    task: str
+    method: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    examples: int
+    seconds: float = math.nan
+    seeds: int = 1
+    notes: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Where the report lies and what it says in one line each."""
+
+    path: str
+    headlines: tuple[str, ...]
+
+
+# ------------------------------------------------------------------------------------------------- JSON
+def to_json(noun: Any) -> Any:
+    """A noun as JSON values. NaN becomes null; a Plan's numbers become top-level keys."""
+    value = _clean(_unstructure(noun))
+    if isinstance(noun, Plan):
+        numbers = value.pop("numbers")
+        return {**value, **numbers}
+    if isinstance(noun, Corpus):
+        return {**value, "tokens": noun.tokens}
+    return value
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """A noun from JSON values; unknown or missing keys raise StoreError that lists all of them."""
+    from cattrs import Converter, transform_error
+    from cattrs.errors import BaseValidationError
+
+    if isinstance(value, dict):
+        value = dict(value)
+        if kind is Plan:
+            known = set(Plan.__dataclass_fields__)
+            extra = {k: v for k, v in value.items() if k not in known}
+            value = {k: v for k, v in value.items() if k in known} | {"numbers": extra}
+        if kind is Corpus:
+            value.pop("tokens", None)
+    converter = Converter(forbid_extra_keys=True, prefer_attrib_converters=False)
+    converter.register_structure_hook(float, lambda v, _: math.nan if v is None else float(v))
+    converter.register_structure_hook_func(lambda t: t is Any, lambda v, _: v)
+    for union in (float | int | str | bool, float | str, float | None, int | None):
+        converter.register_structure_hook(union, lambda v, _: v)
+    try:
+        return converter.structure(value, kind)
+    except BaseValidationError as error:
+        problems = "; ".join(transform_error(error, path="$"))
+        raise StoreError(f"this is not a {kind.__name__}", got=problems) from error
+
+
+def observations_to_columns(observations: Iterable[Observation]) -> dict[str, list[Any]]:
+    """Observations as columns, notes as further columns, in a fixed order."""
+    rows = list(observations)
+    names = [n for n in Observation.__dataclass_fields__ if n != "notes"]
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
+    for name in sorted({key for row in rows for key in row.notes}):
+        columns[name] = [row.notes.get(name, "") for row in rows]
+    return columns
+
+
+def _unstructure(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _unstructure(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): _unstructure(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_unstructure(item) for item in value]
+    return value
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
