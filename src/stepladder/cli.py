@@ -1,0 +1,106 @@
+"""Command-line words in, an exit code out: every verb by its step of the climb, imported when it is used.
+
+Exit codes: 0 done, 1 a bug of ours (with traceback), 2 a user error, 75 stopped half-way (run it again),
+130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, Group
+from cyclopts.exceptions import CycloptsError
+
+from stepladder import __version__
+from stepladder.errors import StepladderError
+
+EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_RESUME = 2, 130, 75
+
+# (group, verbs); a verb is stepladder.verbs.<verb>:<verb>, its one line of help stands here so that
+# `stepladder --help` imports none of them.
+_VERBS: tuple[tuple[str, dict[str, str]], ...] = (
+    (
+        "Prepare",
+        {
+            "init": "Write a commented stepladder.toml for this machine.",
+            "doctor": "Measure this machine and say what is missing.",
+            "data": "Turn text into clean, deduplicated, tokenised shards and a card.",
+        },
+    ),
+    (
+        "Climb",
+        {
+            "ladder": "Train small models that a law can be fitted to.",
+            "fit": "Fit a scaling law to runs (ours or yours) and forecast.",
+            "plan": "Choose size, tokens, batch and layout for the budget, with reasons.",
+            "train": "Train what a plan says; start or continue.",
+            "report": "Write one HTML page: forecast, outcome, cost, data, tasks.",
+        },
+    ),
+    (
+        "Use",
+        {
+            "tune": "Fine-tune on labelled examples, beside cheap baselines.",
+            "eval": "Measure held-out loss or score predictions.",
+            "export": "Write a folder that transformers loads.",
+        },
+    ),
+    (
+        "All of it",
+        {
+            "climb": "From a brief to a scored, tuned and exported model.",
+            "demo": "Climb on text that is already on this machine.",
+        },
+    ),
+    (
+        "Smaller doors",
+        {
+            "forecast": "List and score frozen forecasts.",
+            "complete": "Let a trained model continue a text.",
+            "predict": "Label JSON lines with a tuned model.",
+        },
+    ),
+)
+
+
+def build_app() -> App:
+    """The application with all verbs registered by name only."""
+    app = App(
+        name="stepladder",
+        help="From your corpus, hardware and budget to a trained language model.",
+        version=__version__,
+        result_action="return_value",
+    )
+    for order, (title, verbs) in enumerate(_VERBS):
+        group = Group(title, sort_key=order)
+        for step, (verb, text) in enumerate(verbs.items()):
+            target = f"stepladder.verbs.{verb}:{verb}"
+            app.command(target, name=verb, help=text, group=group, sort_key=step)
+    return app
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code; user errors are printed without a traceback."""
+    app = build_app()
+    try:
+        result = app(words, exit_on_error=False, print_error=True)
+    except StepladderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except CycloptsError:
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left (`| head`): nothing to say
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def script() -> None:
+    """Entry point of the `stepladder` command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    script()

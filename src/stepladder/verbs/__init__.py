@@ -1,0 +1,1 @@
+"""One thin function a verb: words in, package functions called, text or JSON printed."""
