@@ -15,7 +15,6 @@ T = TypeVar("T")
 Objective = Literal["causal", "masked"]
 
 
-# ---------------------------------------------------------------------------------------------- brief
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataBrief:
     """[data]: what to train on. `held_out` is a share of the source files, or a path of its own."""
@@ -69,7 +68,6 @@ class Brief:
     override: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
 
-# --------------------------------------------------------------------------------------------- numbers
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derived:
     """A number that was derived: an 80 % interval, and the sentence that says how and from which source."""
@@ -100,7 +98,6 @@ class Interval:
         return self.low95 <= outcome <= self.high95
 
 
-# ---------------------------------------------------------------------------------------------- corpus
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
     """One side of a corpus: whole documents, tokens, and the UTF-8 bytes that the tokens spell."""
@@ -135,7 +132,6 @@ class Corpus:
         return self.train.tokens
 
 
-# --------------------------------------------------------------------------------- model, recipe, layout
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
     """A decoder or encoder in the Qwen3 layout; `width` is the residual stream, `ffn_width` the gated MLP."""
@@ -188,7 +184,6 @@ class Layout:
     recompute: Literal["none", "selective", "full"] = "none"
 
 
-# ------------------------------------------------------------------------------------------------ runs
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
     """One finished training run as the laws see it. `loss` is in the unit that the table's header names.
@@ -260,7 +255,6 @@ class Run:
     status: str = "ok"
 
 
-# ------------------------------------------------------------------------------------ laws and forecasts
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Law:
     """A fitted scaling law. `terms` are its constants, `quality` the figures of fit and certification.
@@ -341,10 +335,9 @@ class Report:
     headlines: tuple[str, ...]
 
 
-# ------------------------------------------------------------------------------------------------- JSON
 def to_json(noun: Any) -> Any:
     """A noun as JSON values. NaN becomes null; a Plan's numbers become top-level keys."""
-    value = _clean(_unstructure(noun))
+    value = _unstructure(noun)
     if isinstance(noun, Plan):
         numbers = value.pop("numbers")
         return {**value, **numbers}
@@ -395,14 +388,6 @@ def _unstructure(value: Any) -> Any:
         return {str(key): _unstructure(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_unstructure(item) for item in value]
-    return value
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _clean(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
