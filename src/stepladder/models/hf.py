@@ -1,0 +1,69 @@
+"""A run folder or a Qwen3 folder in; our network with its weights out (torch). `export.py` writes them."""
+
+from pathlib import Path
+
+import torch
+
+from stepladder.models.export import (
+    SHAPE_FILE,
+    WEIGHTS_FILE,
+    Tensors,
+    our_names,
+    read_shape,
+    read_tensors,
+    weights_folder,
+    write_tensors,
+)
+from stepladder.models.transformer import Attention, Transformer
+from stepladder.records import Shape, to_json
+from stepladder.store import write_json
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def load_folder(folder: Path, *, attention: Attention = "explicit") -> Transformer:
+    """The network of a run folder, of our own export, or of any Qwen3 folder, in fp32 and in eval mode.
+
+    Raises:
+        ExportError: the folder has no weights, they are damaged, or the configuration is not ours to compute.
+    """
+    source = weights_folder(folder)
+    shape = read_shape(source)
+    network = Transformer(shape, attention)
+    load_into(network, our_names(read_tensors(source), shape))
+    return network.eval()
+
+
+def load_into(network: Transformer, tensors: Tensors) -> None:
+    """Copy tensors with our names into the network, in the network's own type."""
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, stored in tensors.items():
+            values = torch.frombuffer(bytearray(stored["data"]), dtype=_DTYPES[stored["dtype"]])
+            parameters[name].copy_(values.view(stored["shape"]))
+
+
+def save_folder(network: Transformer, folder: Path) -> None:
+    """Weights and shape in the layout of a run's `model` folder; a tied head is stored once."""
+    write_json(folder / SHAPE_FILE, to_json(network.shape))
+    write_tensors(folder / WEIGHTS_FILE, serialised(dict(network.named_parameters())))
+
+
+def serialised(parameters: dict[str, torch.Tensor]) -> Tensors:
+    """Parameters as safetensors' raw tensors."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    return {
+        name: {
+            "dtype": names[value.dtype],
+            "shape": list(value.shape),
+            "data": value.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes(),
+        }
+        for name, value in parameters.items()
+    }
+
+
+def random_network(shape: Shape, seed: int, *, attention: Attention = "explicit") -> Transformer:
+    """A network with the initial weights that `seed` draws."""
+    network = Transformer(shape, attention)
+    network.reset_parameters(torch.Generator().manual_seed(seed))
+    return network
