@@ -1,0 +1,229 @@
+"""Weights, optimiser, random state and counters in; folders written whole or not at all, and back, out.
+
+A checkpoint is `step-NNNNNNN/`: tensors (`state.safetensors` from one process, a DCP folder from several),
+`rng-R.safetensors` for each rank, and `manifest.json` with counters and the checksum of every file. It is
+made under a hidden name and renamed; the two newest are kept. One layout reads what another wrote.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from stepladder.errors import StepladderError, StoreError, TrainError
+from stepladder.store import read_json, write_json
+from stepladder.train.optim import Muon, Optimisers
+from stepladder.train.parallel import Ranks
+
+_KEEP = 2
+_STATE, _DCP, _MANIFEST = "state.safetensors", "dcp", "manifest.json"
+
+
+class Checkpointer:
+    """Saves and restores one run. All ranks call every method together."""
+
+    def __init__(self, folder: Path, model: nn.Module, optimisers: Optimisers, ranks: Ranks) -> None:
+        self._folder, self._ranks = folder, ranks
+        self._model, self._optimisers = model, optimisers
+        if ranks.rank == 0 and folder.exists():
+            for left_over in folder.glob(".step-*"):
+                shutil.rmtree(left_over, ignore_errors=True)
+
+    def save(self, step: int, counters: Mapping[str, float]) -> bool:
+        """Write a checkpoint. A full disk is told on stderr and answered with False; the run can go on."""
+        temporary, final = self._folder / f".step-{step:07d}", self._folder / f"step-{step:07d}"
+        problem = ""
+        try:
+            self._write_tensors(temporary)
+        except Exception as error:  # torch wraps what the disk says in types of its own
+            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        if self._ranks.sum([1.0 if problem else 0.0])[0] == 0 and self._ranks.rank == 0:
+            try:
+                self._seal(temporary, final, counters)
+            except (OSError, StoreError) as error:
+                problem = str(error).splitlines()[0]
+        failed = self._ranks.sum([1.0 if problem else 0.0])[0] > 0
+        if failed and self._ranks.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            reason = problem or "another rank failed"
+            print(f"warning: no checkpoint at step {step} ({reason}); training goes on", file=sys.stderr)
+        return not failed
+
+    def restore(self) -> dict[str, float]:
+        """Load the newest intact checkpoint in place; its counters, or {} when there is none.
+
+        Raises:
+            TrainError: a checkpoint is intact and belongs to another model.
+        """
+        name = self._ranks.share(self._newest_intact() if self._ranks.rank == 0 else None)
+        if name is None:
+            return {}
+        path = self._folder / str(name)
+        manifest = read_json(path / _MANIFEST)
+        state = self._state()
+        if (path / _DCP).exists():
+            self._read_dcp(path / _DCP, state)
+        else:
+            self._read_whole(path / _STATE, state)
+        self._restore_rng(path)
+        return manifest["counters"]
+
+    def _state(self) -> dict[str, Tensor]:
+        """Every tensor of the run by name; the tensors are the live ones, to be read or filled in place."""
+        prepare_state(self._optimisers)
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self._model.named_parameters()}
+        state = {f"model.{name}": parameter.detach() for parameter, name in names.items()}
+        for part in self._optimisers.parts:
+            for parameter, values in part.state.items():
+                state |= {f"optim.{names[parameter]}.{key}": value for key, value in values.items()}
+        return state
+
+    def _write_tensors(self, temporary: Path) -> None:
+        if self._ranks.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self._ranks.barrier()
+        if self._ranks.world == 1:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in self._state().items()}, temporary / _STATE
+            )
+        else:
+            import torch.distributed.checkpoint as dcp
+
+            dcp.save(self._state(), checkpoint_id=temporary / _DCP)
+        random = {"cpu": torch.get_rng_state()}
+        if self._ranks.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state()
+        save_file(random, temporary / f"rng-{self._ranks.rank}.safetensors")
+
+    def _seal(self, temporary: Path, final: Path, counters: Mapping[str, float]) -> None:
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        checksums = {path.relative_to(temporary).as_posix(): _sha256(path, sync=True) for path in files}
+        write_json(temporary / _MANIFEST, {"counters": dict(counters), "sha256": checksums})
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _sync_folder(self._folder)
+        for old in self._names()[_KEEP:]:
+            shutil.rmtree(self._folder / old, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        """Checkpoints, newest first."""
+        return sorted((path.name for path in self._folder.glob("step-*")), reverse=True)
+
+    def _newest_intact(self) -> str | None:
+        names = self._names()
+        for name in names:
+            reason = _damage(self._folder / name)
+            if not reason:
+                return name
+            print(f"warning: checkpoint {name} is damaged ({reason}); taking the one before", file=sys.stderr)
+        if names:
+            print("warning: no intact checkpoint is left; starting from the beginning", file=sys.stderr)
+        return None
+
+    def _read_whole(self, path: Path, state: dict[str, Tensor]) -> None:
+        found = load_file(path)
+        _check_same({name: tensor.shape for name, tensor in found.items()}, state, path)
+        with torch.no_grad():
+            for name, tensor in state.items():
+                value = found[name]
+                if isinstance(tensor, DTensor):
+                    value = distribute_tensor(
+                        value.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
+                    )
+                tensor.copy_(value)
+
+    def _read_dcp(self, path: Path, state: dict[str, Tensor]) -> None:
+        import torch.distributed.checkpoint as dcp
+
+        stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        _check_same({name: getattr(item, "size", None) for name, item in stored.items()}, state, path)
+        with warnings.catch_warnings():
+            # One process reading what several wrote is meant; DCP warns that there is no group.
+            warnings.simplefilter("ignore", UserWarning)
+            dcp.load(state, checkpoint_id=path)
+
+    def _restore_rng(self, path: Path) -> None:
+        file = path / f"rng-{self._ranks.rank}.safetensors"
+        if not file.exists():  # written by fewer ranks: any stream will do, but a fixed one
+            torch.manual_seed(self._ranks.rank)
+            return
+        random = load_file(file)
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and self._ranks.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"])
+
+
+def prepare_state(optimisers: Optimisers) -> None:
+    """Give every parameter the optimiser state that its first step would make, so that it can be filled."""
+    for part in optimisers.parts:
+        for group in part.param_groups:
+            for parameter in group["params"]:
+                if part.state[parameter]:
+                    continue
+                if isinstance(part, Muon):
+                    part.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter.detach())}
+                    continue
+                part.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter.detach()),
+                    "exp_avg_sq": torch.zeros_like(parameter.detach()),
+                }
+
+
+def _check_same(found: Mapping[str, object], state: Mapping[str, Tensor], path: Path) -> None:
+    """Names and shapes must be the model's."""
+    wanted = {name: tensor.shape for name, tensor in state.items()}
+    wrong = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if wrong:
+        name = wrong[0]
+        raise TrainError(
+            f"the checkpoint {path} belongs to another model or optimiser",
+            got=f"{len(wrong)} tensors differ, first {name}: {_shape(found.get(name))} there, "
+            f"{_shape(wanted.get(name))} in the plan",
+            next_command="stepladder train plan.json --out ANOTHER_DIR",
+        )
+
+
+def _shape(size: object) -> str:
+    return "none" if size is None else str(tuple(size))  # pyrefly: ignore[bad-argument-type]
+
+
+def _damage(path: Path) -> str:
+    """Why a checkpoint cannot be used; empty when it is intact."""
+    try:
+        checksums = read_json(path / _MANIFEST)["sha256"]
+        for name, checksum in checksums.items():
+            if _sha256(path / name) != checksum:
+                return f"{name} does not match its checksum"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, StepladderError, KeyError, TypeError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _sha256(path: Path, *, sync: bool = False) -> str:
+    with open(path, "rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system lets a folder be synced
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

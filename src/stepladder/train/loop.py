@@ -1,0 +1,217 @@
+"""A model, an objective and batches in; a trained model, metrics.jsonl and a Run out. The one training loop.
+
+Pretraining, rungs and fine-tuning all run here. Everything that a step depends on is in the checkpoint, so
+a run that is killed and resumed ends with the same bits as one that was not.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from stepladder.models.shard import sync_gradients
+from stepladder.records import Layout, Recipe, Run
+from stepladder.train.checkpoint import Checkpointer
+from stepladder.train.meter import EnergyMeter, peak_rss_bytes
+from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, read_metrics
+from stepladder.train.objective import Objective
+from stepladder.train.optim import build_optimisers
+from stepladder.train.parallel import Ranks, autocast, average_gradients
+from stepladder.train.schedule import rate_factor
+
+CHECKPOINT_SECONDS = 20.0
+# The reported training loss is the mean over this share of the last steps.
+_FINAL_SHARE = 0.02
+# A run is given up when its smoothed loss, past warm-up, stands this many nats above its first loss.
+_DIVERGED_NATS, _SMOOTHING = 1.0, 0.95
+
+
+class Batches(Protocol):
+    """Where a run's batches come from; `consumed` is its whole state and may be set."""
+
+    consumed: int
+
+    def next(self) -> list[Any]:
+        """This rank's micro-batches of the next step."""
+        ...
+
+
+class Stopped(Exception):  # noqa: N818 (asked for, not an error)
+    """The run was asked to stop, wrote its checkpoint, and can be resumed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What the loop is told besides model, objective and batches.
+
+    `evaluations` counts held-out evaluations before the last step. `on_step` hears (step, tokens, loss).
+    `stop` may be set from a signal handler or another thread.
+    """
+
+    name: str
+    recipe: Recipe
+    layout: Layout
+    ranks: Ranks
+    steps: int
+    folder: Path
+    stop: threading.Event
+    on_step: Callable[[int, int, float], None]
+    evaluations: int = 0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+
+def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) -> Run:
+    """Train to the end of the job, resuming what its folder holds.
+
+    Raises:
+        Stopped: `job.stop` was set; the checkpoint is written.
+        TrainError: the disk is full, or the folder's checkpoint belongs to another model.
+    """
+    recipe, ranks = job.recipe, job.ranks
+    optimisers = build_optimisers(model, recipe)
+    checkpoints = Checkpointer(job.folder / "checkpoints", model, optimisers, ranks)
+    past = checkpoints.restore()
+    first_step, tokens = int(past.get("step", 0)), int(past.get("tokens", 0))
+    batches.consumed = int(past.get("consumed", 0))
+    first_loss, smooth = past.get("first_loss", 0.0), past.get("smooth", 0.0)
+    is_main = ranks.rank == 0
+    metrics = MetricsWriter(job.folder / METRICS_FILE, int(past.get("metrics_bytes", 0))) if is_main else None
+    meter = EnergyMeter(gpus=1 if ranks.device.type == "cuda" else 0)
+    started = saved_at = time.monotonic()
+    marks = {round(job.steps * (k + 1) / (job.evaluations + 1)) for k in range(job.evaluations)} | {job.steps}
+    status = "ok"
+    model.train()
+
+    def counters(step: int) -> dict[str, float]:
+        return {
+            "step": step,
+            "tokens": tokens,
+            "consumed": batches.consumed,
+            "metrics_bytes": metrics.sync() if metrics else 0,
+            "first_loss": first_loss,
+            "smooth": smooth,
+            "seconds": past.get("seconds", 0.0) + time.monotonic() - started,
+            "joules": past.get("joules", 0.0) + meter.read().joules,
+        }
+
+    for step in range(first_step + 1, job.steps + 1):
+        micro_batches = batches.next()
+        step_tokens = ranks.sum([sum(objective.count(batch) for batch in micro_batches)])[0]
+        loss_sum = 0.0
+        for number, batch in enumerate(micro_batches, start=1):
+            sync_gradients(model, number == len(micro_batches))
+            with autocast(job.layout):
+                loss = objective.loss(model, batch)
+            # Gradients are averaged over ranks: scale so that the average is the mean over all tokens.
+            (loss * (ranks.world / step_tokens)).backward()
+            loss_sum += loss.detach().double().item()
+        average_gradients(model, job.layout, ranks)
+        grad_norm = clip_gradients(model, recipe.grad_clip)
+
+        # One small all-reduce agrees on the loss and on what to do next, so that all ranks do the same.
+        now = time.monotonic()
+        wants_save = is_main and now - saved_at >= job.checkpoint_seconds
+        total, stop, save = ranks.sum([loss_sum, float(job.stop.is_set()), float(wants_save)])
+        loss_mean = total / step_tokens
+        first_loss = first_loss or loss_mean
+        smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss_mean if smooth else loss_mean
+        tokens += round(step_tokens)
+        status = divergence(loss_mean, grad_norm, smooth - first_loss, step)
+        factor = rate_factor(step - 1, job.steps, recipe.warmup_share, recipe.decay_share)
+        if status == "ok":
+            optimisers.step(factor)
+
+        record = {"step": step, "tokens": tokens, "loss": loss_mean, "lr": recipe.hidden_lr * factor}
+        record |= {"grad_norm": grad_norm}
+        if step in marks and status == "ok":
+            record |= evaluate(model, objective, job.layout)
+        elif status != "ok":
+            record |= {"heldout_loss": math.nan, "heldout_bits_per_byte": math.nan, "status": status}
+        record["seconds"] = past.get("seconds", 0.0) + time.monotonic() - started
+        if metrics:
+            metrics.write(record)
+            job.on_step(step, tokens, loss_mean)
+        if status != "ok":
+            break
+        if (save or stop) and step < job.steps:
+            checkpoints.save(step, counters(step))
+            saved_at = time.monotonic()
+            if stop:
+                raise Stopped(f"{job.name} stopped at step {step} of {job.steps}")
+    totals = counters(job.steps)
+    if metrics:
+        metrics.close()
+    joules, peak = ranks.sum([totals["joules"], float(peak_rss_bytes())])
+    ranks.barrier()
+    return _summary(model, job, status, {**totals, "joules": joules, "peak_bytes": peak})
+
+
+@torch.no_grad()
+def clip_gradients(model: nn.Module, largest: float) -> float:
+    """Scale gradients so that their norm over all ranks is at most `largest` (0: no limit); the norm."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    value = norm.item()
+    if largest and value > largest:
+        torch._foreach_mul_(gradients, largest / (value + 1e-6))
+    return value
+
+
+def evaluate(model: nn.Module, objective: Objective, layout: Layout) -> dict[str, float]:
+    """Held-out figures of the model as it is; training mode and random state are put back."""
+    model.eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), autocast(layout):
+        figures = objective.evaluate(model)
+    model.train()
+    return figures
+
+
+def divergence(loss: float, grad_norm: float, risen: float, step: int) -> str:
+    """ "ok", or "diverged: " and why; `risen` is the smoothed loss minus the first."""
+    if not math.isfinite(loss):
+        return f"diverged: the loss is {loss} at step {step}"
+    if not math.isfinite(grad_norm):
+        return f"diverged: the gradient's norm is {grad_norm} at step {step}"
+    if risen > _DIVERGED_NATS:
+        return f"diverged: the loss stands {risen:.2f} nats above its start at step {step}"
+    return "ok"
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters over all ranks, a shared one once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _summary(model: nn.Module, job: Job, status: str, totals: dict[str, float]) -> Run:
+    """The Run of a finished job, its losses read back from metrics.jsonl."""
+    path = job.folder / METRICS_FILE
+    last = last_line(path) if job.ranks.rank == 0 else {}
+    loss = math.nan
+    if job.ranks.rank == 0 and status == "ok":
+        count = max(round(_FINAL_SHARE * job.steps), 1)
+        losses = [record["loss"] for record in read_metrics(path)][-count:]
+        loss = sum(losses) / len(losses)
+    figures = {key: math.nan if value is None else value for key, value in last.items()}
+    return Run(
+        name=job.name,
+        params=count_parameters(model),
+        tokens=int(totals["tokens"]),
+        steps=int(last.get("step", job.steps)),
+        loss=loss,
+        heldout_loss=figures.get("heldout_loss", math.nan),
+        heldout_bits_per_byte=figures.get("heldout_bits_per_byte", math.nan),
+        in_context_score=figures.get("in_context_score", math.nan),
+        seconds=totals["seconds"],
+        joules=totals["joules"],
+        peak_bytes=int(totals["peak_bytes"]),
+        status=status,
+    )

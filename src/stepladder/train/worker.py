@@ -1,0 +1,309 @@
+"""plan.json and a folder in; a trained run in that folder out. The process that every training happens in.
+
+    python -m stepladder.train.worker --plan plan.json --out DIR
+    python -m stepladder.train.worker --serve
+
+`--serve` reads jobs as JSON lines {"plan": path, "out": path} from stdin and answers with JSON lines on
+stdout, so that torch is imported once for many rungs; it ends when stdin does. Exit codes: 0 done, 2 a user
+error, 75 stopped half-way with a checkpoint (start it again).
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from stepladder.data.shards import open_split
+from stepladder.errors import StepladderError, StoreError, TrainError
+from stepladder.models.transformer import Attention, Transformer
+from stepladder.records import Plan, Run, Shape, from_json, to_json
+from stepladder.store import read_json, write_json
+from stepladder.train import parallel
+from stepladder.train.batches import BatchSource, even_windows
+from stepladder.train.loop import Job, Stopped, train
+from stepladder.train.objective import NextToken
+
+EXIT_USER_ERROR, EXIT_RESUME = 2, 75
+PLAN_FILE, RUN_FILE, ERROR_FILE, STOPPED_FILE = "plan.json", "run.json", "error.json", "stopped.json"
+# The held-out loss is the mean over this many tokens (or all, if fewer), spread evenly over the split: the
+# same ones for every run on a corpus, so that their sampling error cancels between runs.
+HELDOUT_TOKENS = 65_536
+# Evaluations before the end are made only as far as they add no more than this share of the run's cost.
+_EVALUATION_SHARE, _MOST_EVALUATIONS = 0.02, 8
+_PROGRESS_SECONDS = 0.5
+# Explicit attention is faster than SDPA on a CPU up to this context (docs/log.md).
+_EXPLICIT_UP_TO = 512
+
+
+def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callable[..., None]) -> Run:
+    """Train what the plan says in `out`, or go on where it stopped; the finished Run is also in run.json.
+
+    Raises:
+        Stopped: `stop` was set.
+        StepladderError: plan, corpus or layout do not work.
+    """
+    plan = from_json(Plan, read_json(plan_path))
+    adopt_plan(plan, plan_path, out)
+    if (out / RUN_FILE).exists():
+        return from_json(Run, read_json(out / RUN_FILE))
+    corpus = Path(os.path.normpath(plan_path.parent / plan.corpus))
+    ranks = parallel.start(plan.layout)
+    use_fast_fp32()
+    model = build_model(plan.shape, plan.seed, choose_attention(plan.shape, plan.layout.device))
+    parallel.place_model(model, plan.layout, ranks)
+    context = plan.shape.context_tokens
+    source = BatchSource(
+        open_split(corpus, "train"),
+        context,
+        plan.recipe.batch_tokens // context,
+        plan.seed,
+        (ranks.rank, ranks.world),
+        plan.layout.micro_batch_sequences,
+    )
+    heldout = open_split(corpus, "heldout")
+    windows = even_windows(len(heldout.tokens), context, HELDOUT_TOKENS)
+    reader = BatchSource(heldout, context, ranks.world, plan.seed, (ranks.rank, ranks.world))
+    objective = NextToken(reader, windows, heldout.num_bytes / len(heldout.tokens), ranks)
+    job = Job(
+        name=plan.name,
+        recipe=plan.recipe,
+        layout=plan.layout,
+        ranks=ranks,
+        steps=plan.steps,
+        folder=out,
+        stop=stop,
+        on_step=on_step,
+        evaluations=count_evaluations(plan.tokens, len(windows) * context),
+    )
+    run = train(model, objective, source, job)
+    if run.status == "ok":
+        write_model(model, plan.shape, out / "model", is_main=ranks.rank == 0)
+    if ranks.rank == 0:
+        write_json(out / RUN_FILE, to_json(run))
+    ranks.barrier()
+    return run
+
+
+def adopt_plan(plan: Plan, plan_path: Path, out: Path) -> None:
+    """Check the plan and keep a copy in `out`; TrainError when the folder belongs to another plan."""
+    check_plan(plan)
+    copied = out / PLAN_FILE
+    if copied.exists() and copied.samefile(plan_path):
+        return
+    corpus = os.path.relpath((plan_path.parent / plan.corpus).resolve(), out.resolve())
+    value = to_json(replace(plan, corpus=corpus))
+    if not copied.exists():
+        if int(os.environ.get("RANK", "0")) == 0:
+            write_json(copied, value)
+        return
+    found = read_json(copied)
+    changed = sorted(key for key in {*found, *value} if key != "corpus" and found.get(key) != value.get(key))
+    if changed:
+        raise TrainError(
+            f"{out} holds a run of another plan",
+            got=f"these differ: {', '.join(changed)}",
+            next_command=f"stepladder train {plan_path} --out ANOTHER_DIR",
+        )
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse what cannot be trained before anything is opened."""
+    context, batch = plan.shape.context_tokens, plan.recipe.batch_tokens
+    problems = []
+    if plan.objective != "causal":
+        problems.append(f"objective = {plan.objective!r}: only causal is trained")
+    if batch < context or batch % context:
+        problems.append(f"batch_tokens = {batch} is not a multiple of context_tokens = {context}")
+    elif plan.steps < 1:
+        problems.append(f"tokens = {plan.tokens} is less than one batch of {batch}")
+    for name in ("embed_lr", "head_lr", "hidden_lr"):
+        if not getattr(plan.recipe, name) > 0:
+            problems.append(f"{name} = {getattr(plan.recipe, name)} is not a positive number")
+    if problems:
+        raise TrainError(f"the plan {plan.name!r} cannot be trained", got="; ".join(problems))
+
+
+def build_model(shape: Shape, seed: int, attention: Attention) -> Transformer:
+    """A model with the initial weights of `seed`: the same on every rank and every machine."""
+    torch.manual_seed(seed)
+    model = Transformer(shape, attention)
+    model.reset_parameters(torch.Generator().manual_seed(seed))
+    return model
+
+
+def choose_attention(shape: Shape, device: str) -> Attention:
+    """Written-out scores where they are faster than SDPA."""
+    return "explicit" if device == "cpu" and shape.context_tokens <= _EXPLICIT_UP_TO else "sdpa"
+
+
+def use_fast_fp32() -> bool:
+    """Let oneDNN multiply fp32 matrices where it does so at fp32 accuracy; whether it does.
+
+    "medium" hands products to oneDNN, on a Zen 4 core 2.3x as fast at the same error; a CPU with AMX would
+    round them to bf16 (relative error 4e-3 instead of 1e-7).
+    """
+    torch.set_float32_matmul_precision("highest")
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(128, 128, generator=draw) for _ in range(2))
+    exact = left.double() @ right.double()
+    torch.set_float32_matmul_precision("medium")
+    error = ((left @ right - exact).norm() / exact.norm()).item()
+    if error > 1e-6:
+        torch.set_float32_matmul_precision("highest")
+        return False
+    return True
+
+
+def count_evaluations(tokens: int, heldout_tokens: int) -> int:
+    """Held-out evaluations before the end; a forward pass costs a third of a training step."""
+    return min(int(_EVALUATION_SHARE * 3 * tokens / heldout_tokens), _MOST_EVALUATIONS)
+
+
+def write_model(model: nn.Module, shape: Shape, folder: Path, *, is_main: bool) -> None:
+    """Final weights as one file, gathered over ranks, written under a hidden name and renamed."""
+    weights = {}
+    for name, parameter in model.named_parameters():
+        value = parameter.detach()
+        value = value.full_tensor() if isinstance(value, DTensor) else value
+        if is_main:
+            weights[name] = value.cpu().contiguous()
+    if not is_main:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "shape.json", to_json(shape))
+    temporary = folder / ".model.safetensors"
+    try:
+        save_file(weights, temporary)
+        temporary.rename(folder / "model.safetensors")
+    except Exception as error:  # safetensors reports a full disk in a type of its own
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {folder}", got=str(error), next_command="df -h") from error
+
+
+def die_with_parent() -> None:
+    """Ask Linux to send SIGTERM when the parent ends, so that no training is left without an owner."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def serve(stop: threading.Event, answers: TextIO) -> int:
+    """Train jobs from stdin until it ends; a job that fails is answered and the next one is taken."""
+    jobs: queue.Queue[dict[str, str] | None] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            if line.strip():
+                jobs.put(json.loads(line))
+        # The owner closed our stdin or is gone. An idle worker ends; a busy one writes its checkpoint.
+        stop.set()
+        jobs.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    _answer(answers, {"event": "ready"})
+    while not stop.is_set() and (job := jobs.get()) is not None:
+        plan_path, out = Path(job["plan"]), Path(job["out"])
+        where = {"out": str(out)}
+        try:
+            run = run_plan(plan_path, out, stop, _reporter(answers, where, plan_path))
+            _answer(answers, {"event": "done", **where, "run": to_json(run)})
+        except Stopped as stopped:
+            _answer(answers, {"event": "stopped", **where, "reason": str(stopped)})
+            return EXIT_RESUME
+        except StepladderError as error:
+            _answer(answers, {"event": "failed", **where, "reason": str(error)})
+        except Exception as error:  # one bad rung must not end the ladder
+            traceback.print_exc()
+            _answer(answers, {"event": "failed", **where, "reason": f"{type(error).__name__}: {error}"})
+    return 0
+
+
+def main(words: list[str] | None = None) -> int:
+    """Parse the command line, train, return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m stepladder.train.worker", description=__doc__)
+    parser.add_argument("--plan", type=Path, help="plan.json to train")
+    parser.add_argument("--out", type=Path, help="folder of the run")
+    parser.add_argument("--serve", action="store_true", help="take jobs from stdin")
+    parser.add_argument("--with-parent", action="store_true", help="end when the parent process ends")
+    options = parser.parse_args(words)
+    if not options.serve and not (options.plan and options.out):
+        parser.error("give --plan and --out, or --serve")
+    if options.with_parent:
+        die_with_parent()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    # Answers keep the real stdout; whatever a library prints goes to stderr.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    torch.set_num_interop_threads(1)
+    if options.serve:
+        return serve(stop, answers)
+    return _train_once(options.plan, options.out, stop, answers)
+
+
+def _train_once(plan_path: Path, out: Path, stop: threading.Event, answers: TextIO) -> int:
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    where = {"out": str(out)}
+    report = _reporter(answers, where, plan_path) if is_main else lambda *_: None
+    for marker in (ERROR_FILE, STOPPED_FILE):
+        if is_main:
+            (out / marker).unlink(missing_ok=True)
+    try:
+        run = run_plan(plan_path, out, stop, report)
+    except Stopped as stopped:
+        if is_main:
+            write_json(out / STOPPED_FILE, {"reason": str(stopped)})
+            _answer(answers, {"event": "stopped", **where, "reason": str(stopped)})
+        return EXIT_RESUME
+    except StepladderError as error:
+        if is_main:
+            fields = {key: getattr(error, key) for key in ("wrong", "got", "allowed", "next_command")}
+            print(f"error: {error}", file=sys.stderr)
+            _answer(answers, {"event": "failed", **where, "reason": str(error), **fields})
+        return EXIT_USER_ERROR
+    finally:
+        parallel.finish()
+    if is_main:
+        _answer(answers, {"event": "done", **where, "run": to_json(run)})
+    return 0
+
+
+def _reporter(answers: TextIO, where: Mapping[str, str], plan_path: Path) -> Callable[..., None]:
+    """A hearer of steps that answers with progress twice a second."""
+    last = 0.0
+
+    def report(step: int, tokens: int, loss: float) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _PROGRESS_SECONDS:
+            last = now
+            _answer(answers, {"event": "progress", **where, "step": step, "tokens": tokens, "loss": loss})
+
+    return report
+
+
+def _answer(answers: TextIO, event: Mapping[str, Any]) -> None:
+    try:
+        answers.write(json.dumps(event) + "\n")
+        answers.flush()
+    except BrokenPipeError:  # the owner is gone; the run still ends properly
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())
