@@ -1,0 +1,128 @@
+"""A table of runs in; a Law with its constants, certification, spread, warnings and refusal out."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stepladder.errors import LawError
+from stepladder.laws.diagnose import diagnose, refuse
+from stepladder.laws.estimate import Estimate, FitOptions, columns_of, estimate
+from stepladder.laws.forms import FORMS, form_named, to_constants
+from stepladder.laws.rollout import Rollout, draw, roll_out
+from stepladder.laws.table import Table
+from stepladder.records import Law
+from stepladder.store import fingerprint
+
+LEAST_POINTS = 3
+# Forms and weights whose disagreement at the target widens the interval: (form, weight power).
+_RIVALS = (("chinchilla", 0.0), ("chinchilla", 0.5), ("chinchilla-tied", 0.25))
+
+
+def fit_law(table: Table, options: FitOptions | None = None) -> Law:
+    """Fit the law and everything that its forecasts need.
+
+    Raises:
+        LawError: fewer than three runs, or an unknown form, or no convergence at all.
+    """
+    options = options or FitOptions()
+    form = form_named(options.form)
+    if len(table) < LEAST_POINTS:
+        raise LawError(
+            "too few runs for any law",
+            got=f"{len(table)} run{'s' if len(table) != 1 else ''}",
+            allowed=f"at least {LEAST_POINTS}; a forecast that is not refused needs "
+            f"{len(form.names) + 2} or more",
+        )
+    size = size_of(table, options.size)
+    columns = columns_of(size, table.tokens, table.loss, table.weight, _power(options))
+    fitted = estimate(form, columns, options)
+    if not np.isfinite(fitted.objective):
+        raise LawError("the fit found no finite minimum", got=f"{len(table)} runs, form {form.name}")
+    rolled = roll_out(fitted)
+    draws = draw(fitted, options.bootstraps, options.seed)
+    law = Law(
+        form=form.name,
+        terms=to_constants(form, fitted.theta, columns.centre),
+        loss_unit=table.loss_unit,
+        size_column=options.size,
+        points=len(table),
+        largest_flops=float(6 * np.max(size * table.tokens)),
+        quality=_quality(fitted, rolled, draws),
+        spread=_spread(fitted, rolled, draws, _rivals(table, size, options)),
+    )
+    law = replace(
+        law, warnings=diagnose(law, table, fitted, rolled), refusal=refuse(law, table, fitted, rolled)
+    )
+    return replace(law, fingerprint=fingerprint({"law": _stable(law), "options": str(options)}))
+
+
+def size_of(table: Table, name: str) -> np.ndarray:
+    """The column that counts parameters."""
+    if name not in ("params", "nonembed_params"):
+        raise LawError("unknown size column", got=repr(name), allowed="params, nonembed_params")
+    size = getattr(table, name)
+    if not np.isfinite(size).all():
+        raise LawError(f"the runs lack {name}", got=f"{int((~np.isfinite(size)).sum())} rows without it")
+    return size
+
+
+def _power(options: FitOptions) -> float:
+    return 0.0 if options.method == "plain" else options.weight_power
+
+
+def _quality(fitted: Estimate, rolled: Rollout, draws: np.ndarray) -> dict[str, float]:
+    residual = fitted.residual
+    quality = {
+        "objective": fitted.objective,
+        "success_share": fitted.share,
+        "agreeing_starts": float(fitted.agreeing),
+        "certified": float(fitted.certified),
+        "sigma": fitted.sigma if fitted.sigma < 1 else float(residual.std()),
+        "rms_residual": float(np.sqrt(np.mean(residual**2))),
+        "worst_residual": float(np.max(np.abs(residual))),
+        "rollout_rms": rolled.rms,
+        "rollout_bias": rolled.bias,
+        "rollout_cuts": float(len(np.unique(rolled.cut))),
+    }
+    constants = [to_constants(fitted.form, theta, fitted.columns.centre) for theta in draws]
+    for name in fitted.form.names:
+        values = np.array([item[name] for item in constants])
+        low, high = np.quantile(values, [0.1, 0.9])
+        quality[f"{name}_low80"], quality[f"{name}_high80"] = float(low), float(high)
+    return quality
+
+
+def _spread(
+    fitted: Estimate, rolled: Rollout, draws: np.ndarray, rivals: list[dict[str, Any]]
+) -> dict[str, Any]:
+    columns = fitted.columns
+    return {
+        "centre": list(columns.centre),
+        "draws": [[float(f"{item:.7g}") for item in row] for row in draws],
+        "theta": [float(item) for item in fitted.theta],
+        "rivals": rivals,
+        "log_n": [float(columns.log_n.min()), float(columns.log_n.max())],
+        "log_d": [float(columns.log_d.min()), float(columns.log_d.max())],
+    }
+
+
+def _rivals(table: Table, size: np.ndarray, options: FitOptions) -> list[dict[str, Any]]:
+    """Other reasonable fits of the same runs: their θ at the same centre."""
+    rivals = []
+    for name, power in _RIVALS:
+        columns = columns_of(size, table.tokens, table.loss, table.weight, power)
+        fitted = estimate(FORMS[name], columns, replace(options, form=name, method="auto", starts=8))
+        rivals.append({"form": name, "weight_power": power, "theta": [float(item) for item in fitted.theta]})
+    return rivals
+
+
+def _stable(law: Law) -> dict[str, Any]:
+    return {
+        "form": law.form,
+        "terms": {k: f"{v:.10g}" for k, v in law.terms.items()},
+        "unit": law.loss_unit,
+        "size": law.size_column,
+        "points": law.points,
+        "flops": f"{law.largest_flops:.10g}",
+    }

@@ -1,0 +1,131 @@
+"""Forecasts in; frozen forecasts with date and fingerprint on disk, found and scored again, out.
+
+A frozen forecast is a JSON file whose name contains "forecast": one Forecast, or an object with a list of
+them under "forecasts". Its outcome is kept beside it in `<name>.outcome.json`, so that the frozen file is
+never written again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stepladder.errors import LawError, StoreError, did_you_mean
+from stepladder.laws.score import score
+from stepladder.records import Forecast, Score, from_json, to_json
+from stepladder.store import fingerprint, read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frozen:
+    """A forecast on disk. `intact` is False when its content no longer fits its fingerprint."""
+
+    path: Path
+    forecast: Forecast
+    intact: bool
+    score: Score | None = None
+
+
+def freeze(forecast: Forecast, *, created: str = "") -> Forecast:
+    """Stamp the forecast with a date (UTC, now by default) and a fingerprint over every other field."""
+    created = created or datetime.now(UTC).isoformat(timespec="seconds")
+    dated = replace(forecast, created=created, fingerprint="")
+    return replace(dated, fingerprint=_stamp(dated))
+
+
+def is_intact(forecast: Forecast) -> bool:
+    """Whether nothing was changed since it was frozen."""
+    return forecast.fingerprint == _stamp(forecast)
+
+
+def write_forecasts(path: Path, forecasts: Sequence[Forecast], **about: Any) -> None:
+    """Write forecasts and what they rest on as one JSON file that `find_forecasts` reads."""
+    write_json(path, {**about, "forecasts": [to_json(item) for item in forecasts]})
+
+
+def find_forecasts(place: Path) -> list[Frozen]:
+    """All frozen forecasts in a file or below a folder, with their scores where outcomes are known.
+
+    Raises:
+        LawError: nothing there.
+    """
+    if not place.exists():
+        raise LawError(f"{place} does not exist", allowed="a folder with frozen forecasts, or one such file")
+    files = [place] if place.is_file() else sorted(place.rglob("*forecast*.json"))
+    found = []
+    for path in files:
+        if not path.name.endswith(".outcome.json"):
+            found.extend(_read(path, strict=place.is_file()))
+    if not found:
+        raise LawError(
+            f"no frozen forecast in {place}",
+            allowed="JSON files whose name contains 'forecast'",
+            next_command="stepladder fit runs.csv --predict targets.csv --out forecast.csv",
+        )
+    return found
+
+
+def record_outcome(path: Path, loss: float, *, run: str = "") -> Score:
+    """Score the forecast of `run` in `path` and keep the outcome beside it.
+
+    Raises:
+        LawError: no such run, a changed forecast, or an outcome that is no loss.
+    """
+    found = find_forecasts(path)
+    names = [item.forecast.run for item in found]
+    if not run and len(found) > 1:
+        raise LawError(
+            f"{path.name} holds {len(found)} forecasts", allowed=f"--run one of {', '.join(names[:10])}"
+        )
+    chosen = [item for item in found if not run or item.forecast.run == run]
+    if not chosen:
+        raise LawError(
+            f"{path.name} has no run {run!r}{did_you_mean(run, names)}", allowed=", ".join(names[:10])
+        )
+    if not chosen[0].intact:
+        raise LawError(
+            f"the forecast of {chosen[0].forecast.run} was changed after it was frozen: it cannot be scored",
+            got=f"fingerprint {chosen[0].forecast.fingerprint or 'none'}",
+            allowed=_stamp(chosen[0].forecast),
+        )
+    result = score(chosen[0].forecast, loss)
+    outcomes = _outcomes(path) | {chosen[0].forecast.run: loss}
+    write_json(_outcome_path(path), outcomes)
+    return result
+
+
+def _read(path: Path, *, strict: bool) -> list[Frozen]:
+    try:
+        value = read_json(path)
+        items = value["forecasts"] if isinstance(value, Mapping) and "forecasts" in value else [value]
+        forecasts = [from_json(Forecast, item) for item in items]
+    except (StoreError, TypeError):
+        if strict:
+            raise
+        return []
+    outcomes = _outcomes(path)
+    return [
+        Frozen(
+            path=path,
+            forecast=item,
+            intact=is_intact(item),
+            score=score(item, outcomes[item.run]) if item.run in outcomes else None,
+        )
+        for item in forecasts
+    ]
+
+
+def _outcome_path(path: Path) -> Path:
+    return path.with_name(path.stem + ".outcome.json")
+
+
+def _outcomes(path: Path) -> dict[str, float]:
+    beside = _outcome_path(path)
+    return dict(read_json(beside)) if beside.exists() else {}
+
+
+def _stamp(forecast: Forecast) -> str:
+    value = to_json(forecast)
+    value.pop("fingerprint")
+    return fingerprint(value)

@@ -1,0 +1,77 @@
+"""A law and its forecasts in; the text that people read, and the CSV that programs read, out."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from stepladder.laws.forms import form_named
+from stepladder.records import Forecast, Law
+from stepladder.units import format_count, format_flops
+
+COLUMNS = ("run", "loss", "low80", "high80", "low95", "high95", "status")
+
+
+def law_text(law: Law, notes: Sequence[str] = ()) -> str:
+    """Constants with 80 % intervals, certification, warnings."""
+    form = form_named(law.form)
+    quality = law.quality
+    unit = "" if law.loss_unit == "unstated" else f" ({law.loss_unit.replace('_', ' ')})"
+    lines = [f"law        loss{unit} = {form.equation}", f"source     {form.source}"]
+    lines.append(f"{'constant':<10} {'value':>12} {'low 80 %':>12} {'high 80 %':>12}")
+    lines += [
+        f"{name:<10} {_g(value):>12} {_g(quality[f'{name}_low80']):>12} {_g(quality[f'{name}_high80']):>12}"
+        for name, value in law.terms.items()
+    ]
+    lines.append(f"runs       {law.points}, compute up to {format_flops(law.largest_flops)} FLOP (6ND)")
+    verdict = "certified" if quality["certified"] else "NOT certified"
+    lines.append(
+        f"optimum    {verdict}: {quality['agreeing_starts']:.0f} starts agree to 1e-6, "
+        f"{quality['success_share']:.0%} of all reached it"
+    )
+    lines.append(
+        f"residuals  rms {quality['rms_residual']:.2%}, worst {quality['worst_residual']:.2%}, "
+        f"noise {quality['sigma']:.2%}"
+    )
+    if quality["rollout_cuts"] > 0:
+        lines.append(
+            f"roll-outs  {quality['rollout_cuts']:.0f} cuts: a tenfold horizon would have erred by "
+            f"{1.35 * quality['rollout_rms']:.2%} rms, {-1.35 * quality['rollout_bias']:+.2%} on average"
+        )
+    lines += [f"note       {note}" for note in notes]
+    lines += [f"warning    {warning}" for warning in law.warnings]
+    lines += [f"REFUSED    {law.refusal}"] if law.refusal else []
+    return "\n".join(lines)
+
+
+def forecast_text(forecasts: Sequence[Forecast]) -> str:
+    """One line a target."""
+    head = (
+        f"{'run':<20} {'params':>8} {'tokens':>8} {'horizon':>8} {'loss':>8} {'80 % interval':>19} "
+        f"{'95 % interval':>19}  status"
+    )
+    lines = [head]
+    for item in forecasts:
+        loss = item.loss
+        lines.append(
+            f"{item.run[:20]:<20} {format_count(item.params):>8} {format_count(item.tokens):>8} "
+            f"{item.horizon:>7.3g}x {loss.value:>8.4f} {loss.low80:>9.4f}–{loss.high80:<9.4f} "
+            f"{loss.low95:>9.4f}–{loss.high95:<9.4f}  {item.status}"
+        )
+    reasons = dict.fromkeys(item.reason for item in forecasts if item.reason)
+    return "\n".join([*lines, *(f"refused: {reason}" for reason in reasons)])
+
+
+def forecast_csv(forecasts: Sequence[Forecast]) -> str:
+    """The rows of forecast.csv."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for item in forecasts:
+        loss = item.loss
+        numbers = (loss.value, loss.low80, loss.high80, loss.low95, loss.high95)
+        writer.writerow([item.run, *(f"{number:.8g}" for number in numbers), item.status])
+    return text.getvalue()
+
+
+def _g(value: float) -> str:
+    return f"{value:.5g}"

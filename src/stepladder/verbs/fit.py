@@ -1,0 +1,59 @@
+"""`stepladder fit`: a CSV of runs in; a law, and forecasts of targets, out."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def fit(
+    runs: Annotated[Path, Parameter(help="CSV with params, tokens and loss, one row a run.")],
+    *,
+    predict: Annotated[Path | None, Parameter(help="CSV with run, params, tokens to forecast.")] = None,
+    out: Annotated[Path, Parameter(help="CSV of forecasts; a .json with the reasons lies beside it.")] = Path(
+        "forecast.csv"
+    ),
+    law: Annotated[Path | None, Parameter(help="Write the law here as JSON.")] = None,
+    loss_unit: Annotated[str, Parameter(help="nats_per_token or bits_per_byte.")] = "",
+    form: Annotated[str, Parameter(help="chinchilla, chinchilla-tied, gadre, kaplan-n, ...")] = "chinchilla",
+    json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+) -> int:
+    """Fit a scaling law to runs, ours or yours, and forecast runs that were not made yet."""
+    from stepladder.laws.estimate import FitOptions
+    from stepladder.laws.fit import fit_law
+    from stepladder.laws.intervals import forecast
+    from stepladder.laws.registry import freeze, write_forecasts
+    from stepladder.laws.show import forecast_csv, forecast_text, law_text
+    from stepladder.laws.table import read_observations, read_targets
+    from stepladder.records import to_json
+    from stepladder.store import write_json, write_text
+
+    table = read_observations(runs, loss_unit)
+    fitted = fit_law(table, FitOptions(form=form))
+    targets = read_targets(predict, fitted.size_column) if predict else []
+    forecasts = [
+        freeze(forecast(fitted, t.params, t.tokens, run=t.run, unique_tokens=t.unique_tokens))
+        for t in targets
+    ]
+    if forecasts:
+        write_text(out, forecast_csv(forecasts))
+        write_forecasts(out.with_suffix(".json"), forecasts, law=to_json(fitted), notes=list(table.notes))
+    if law:
+        write_json(law, to_json(fitted))
+    if json_:
+        print(
+            json.dumps(
+                {
+                    "law": to_json(fitted),
+                    "notes": list(table.notes),
+                    "forecasts": [to_json(item) for item in forecasts],
+                }
+            )
+        )
+        return 0
+    print(law_text(fitted, table.notes))
+    if forecasts:
+        print("\n" + forecast_text(forecasts))
+        print(f"\nwritten to {out} and {out.with_suffix('.json')}")
+    return 0
