@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stepladder.models.count import count_params, train_flops_per_token
@@ -45,8 +46,6 @@ def observe(folder: Path) -> Observation:
 
 def flag_bad(observations: Sequence[Observation]) -> list[Observation]:
     """Mark rungs that diverged, or that lost to a rung with no more parameters and no more tokens."""
-    from dataclasses import replace
-
     flagged = []
     for row in observations:
         reason = row.notes.get("excluded", "")
