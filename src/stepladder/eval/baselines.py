@@ -41,6 +41,7 @@ def linear(
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise MissingExtraError("the linear baseline", "train") from error
     # Every run of letters, digits or marks counts, so that texts without words still have features.
@@ -50,7 +51,8 @@ def linear(
     fitted = vectoriser.fit_transform(train[0])
     held = vectoriser.transform(dev[0])
     best, best_score = None, -1.0
-    with warnings.catch_warnings():
+    # Threads that wait for each other on small matrices cost 10x on a busy machine.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         for penalty in _PENALTIES:
             model = LogisticRegression(C=penalty, max_iter=200, random_state=seed).fit(fitted, train[1])

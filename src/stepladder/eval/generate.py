@@ -1,9 +1,13 @@
 """A network and a prompt's ids in; the ids that it continues with out (torch)."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
+from stepladder.data.tokenizer import load_tokenizer
+from stepladder.models.export import END_OF_TEXT, find_tokenizer, read_tokenizer, token_ids
+from stepladder.models.hf import load_folder
 from stepladder.models.transformer import Transformer
 
 
@@ -39,3 +43,26 @@ def generate(
         if on_token is not None:
             on_token(token)
     return new
+
+
+def complete_text(
+    folder: Path,
+    prompt: str,
+    tokens: int,
+    *,
+    tokenizer: Path | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """The text that a run or Qwen3 folder continues `prompt` with.
+
+    Raises:
+        ExportError: the folder holds no weights or no tokenizer.
+    """
+    network = load_folder(folder)
+    path = tokenizer if tokenizer is not None else find_tokenizer(folder)
+    end = token_ids(read_tokenizer(path))[END_OF_TEXT]
+    words = load_tokenizer(path if path.is_dir() else path.parent)
+    # In training every document follows the end of another one.
+    ids = [end, *words.encode(prompt)]
+    return words.decode(generate(network, ids, tokens, end=end, temperature=temperature, seed=seed))

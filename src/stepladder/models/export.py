@@ -295,10 +295,18 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
     return definition
 
 
-def _end_of_text_id(definition: Mapping[str, Any], shape: Shape) -> int:
+def token_ids(definition: Mapping[str, Any]) -> dict[str, int]:
+    """Id of every token, added ones included; ExportError where there is no end of text."""
     vocabulary = definition["model"]["vocab"]
     ids = dict(vocabulary) if isinstance(vocabulary, dict) else {w: i for i, (w, _) in enumerate(vocabulary)}
     ids |= {token["content"]: token["id"] for token in definition.get("added_tokens", ())}
+    if END_OF_TEXT not in ids:
+        raise ExportError(f"the tokenizer has no {END_OF_TEXT}", got=f"{len(ids)} tokens")
+    return ids
+
+
+def _end_of_text_id(definition: Mapping[str, Any], shape: Shape) -> int:
+    ids = token_ids(definition)
     largest = max(ids.values(), default=-1)
     if largest >= shape.vocab_size:
         raise ExportError(
@@ -306,8 +314,6 @@ def _end_of_text_id(definition: Mapping[str, Any], shape: Shape) -> int:
             got=f"token ids up to {largest}",
             allowed=f"ids below the network's vocabulary of {shape.vocab_size}",
         )
-    if END_OF_TEXT not in ids:
-        raise ExportError(f"the tokenizer has no {END_OF_TEXT}", got=f"{len(ids)} tokens")
     return ids[END_OF_TEXT]
 
 

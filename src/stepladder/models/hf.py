@@ -1,8 +1,10 @@
 """A run folder or a Qwen3 folder in; our network with its weights out (torch). `export.py` writes them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from stepladder.models.export import (
     SHAPE_FILE,
@@ -30,13 +32,13 @@ def load_folder(folder: Path, *, attention: Attention = "explicit") -> Transform
     source = weights_folder(folder)
     shape = read_shape(source)
     network = Transformer(shape, attention)
-    load_into(network, our_names(read_tensors(source), shape))
+    load_parameters(network, our_names(read_tensors(source), shape))
     return network.eval()
 
 
-def load_into(network: Transformer, tensors: Tensors) -> None:
-    """Copy tensors with our names into the network, in the network's own type."""
-    parameters = dict(network.named_parameters())
+def load_parameters(model: nn.Module, tensors: Tensors) -> None:
+    """Copy tensors into the parameters of the same names, in the parameters' own type."""
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, stored in tensors.items():
             values = torch.frombuffer(bytearray(stored["data"]), dtype=_DTYPES[stored["dtype"]])
@@ -49,7 +51,7 @@ def save_folder(network: Transformer, folder: Path) -> None:
     write_tensors(folder / WEIGHTS_FILE, serialised(dict(network.named_parameters())))
 
 
-def serialised(parameters: dict[str, torch.Tensor]) -> Tensors:
+def serialised(parameters: Mapping[str, torch.Tensor]) -> Tensors:
     """Parameters as safetensors' raw tensors."""
     names = {dtype: name for name, dtype in _DTYPES.items()}
     return {

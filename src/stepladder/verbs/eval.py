@@ -1,0 +1,52 @@
+"""`stepladder eval`: a checkpoint and text in, bits per byte out; or a tuned folder in, its table out."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def eval(
+    folder: Annotated[Path, Parameter(help="Run folder, Qwen3 folder, or a folder that `tune` wrote.")],
+    *,
+    on: Annotated[Path | None, Parameter(help="UTF-8 text file, or a corpus (its held-out split).")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Corpus folder or tokenizer.json.")] = None,
+    overlap: Annotated[float, Parameter(help="Share of a window that only gives context.")] = 0.5,
+    max_tokens: Annotated[int, Parameter(help="Tokens of a corpus split to use (0: all).")] = 65_536,
+    json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+) -> int:
+    """Measure held-out loss in bits per byte, or score the predictions of a tuned folder again."""
+    from stepladder.errors import DataError
+
+    if (folder / "task.json").exists():
+        return _score(folder, json_)
+    if on is None:
+        raise DataError("nothing to evaluate on", allowed="--on with a text file or a corpus folder")
+    from stepladder.eval.perplexity import evaluate_corpus, evaluate_text
+
+    if (on / "corpus.json").exists():
+        result = evaluate_corpus(folder, on, overlap=overlap, max_tokens=max_tokens)
+    else:
+        result = evaluate_text(folder, on, tokenizer=tokenizer, overlap=overlap)
+    if json_:
+        print(json.dumps({"folder": str(folder), "on": str(on), **asdict(result)}))
+        return 0
+    print(f"{result.bits_per_byte:.4f} bits per byte  ({result.nats_per_token:.4f} nats per token)")
+    print(f"over {result.tokens:,} tokens that spell {result.num_bytes:,} bytes of {on}")
+    return 0
+
+
+def _score(folder: Path, json_: bool) -> int:
+    from stepladder.eval.table import format_table, task_table
+    from stepladder.records import to_json
+
+    table = task_table(folder)
+    if json_:
+        rows = [to_json(row) for row in table.rows]
+        print(json.dumps({"task": table.task, "folder": str(folder), "verdict": table.verdict, "rows": rows}))
+    else:
+        print(format_table(table))
+        print(table.verdict)
+    return 0
