@@ -104,8 +104,8 @@ def shape_for_params(
 
 
 def usual_widths(num_heads: int | None = None, most: int = _MAX_WIDTH) -> list[int]:
-    """Widths worth building: multiples of 8 to 128, 16 to 256, 64 above; of an even part for each head."""
-    steps = ((16, 128, 8), (128, 256, 16), (256, 8_192, 64), (8_192, most + 1, 256))
+    """Widths worth building, in steps of about a tenth; each an even part for each head."""
+    steps = ((16, 128, 8), (128, 256, 16), (256, 1_024, 64), (1_024, 4_096, 128), (4_096, most + 1, 256))
     widths = [width for start, stop, step in steps for width in range(start, stop, step) if width <= most]
     if num_heads is None:
         return widths

@@ -1,0 +1,174 @@
+"""An id in; a device, its price or a region's grid out of the catalogue in `data/` (see SOURCES.md there)."""
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+from statistics import NormalDist
+from typing import Literal
+
+from stepladder.errors import PlanError, did_you_mean
+from stepladder.plan.derive import Z80, within
+from stepladder.records import Derived
+
+_DATA = Path(__file__).parent / "data"
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "fp8")
+# Rental prices move by tens of per cent in a year and no published series says which way: a judgement, said
+# in the `how` of every price it widens.
+_PRICE_LOG_SD_PER_YEAR, _ONE_OFFER_LOG_SD = 0.15, 0.4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """One device as PyTorch sees it. Peaks are dense, in TFLOP/s; what is unpublished is absent or NaN."""
+
+    id: str
+    name: str
+    kind: str
+    peaks: Mapping[str, float]
+    mem_bytes: float
+    tdp_watts: float
+    measured_watts: float
+    node_watts: float
+    node_devices: int
+    as_of: str
+    confidence: str
+    source: str
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s of dense matrix products; PlanError where the device has no such units."""
+        if precision not in self.peaks:
+            raise PlanError(
+                f"{self.name} has no {precision}",
+                allowed=", ".join(self.peaks),
+                next_command='set precision = "fp32" in [override]',
+            )
+        return self.peaks[precision] * 1e12
+
+
+def find_device(name: str) -> Device:
+    """The device with this id.
+
+    Raises:
+        PlanError: no such id; names near to it are shown, never taken, since an A10G is not an A10.
+    """
+    devices = catalogue()
+    key = name.strip().lower()
+    if key not in devices:
+        raise PlanError(
+            f'device "{name}" is not in the catalogue{did_you_mean(key, devices)}',
+            allowed="this, " + ", ".join(devices),
+            next_command='set device = "this" in [hardware] to use the machine as measured',
+        )
+    return devices[key]
+
+
+@cache
+def catalogue() -> dict[str, Device]:
+    """All devices by id."""
+    return {row["id"]: _device(row) for row in _rows("hardware.csv")}
+
+
+def device_of_name(name: str, memory_bytes: float) -> Device | None:
+    """The catalogue's entry for a GPU as its driver names it ("NVIDIA A100-SXM4-80GB"), if there is one."""
+    words = _words(name)
+    fitting = [
+        device
+        for device in catalogue().values()
+        if _words(device.id) <= words | {"sxm", "pcie"} and 0.85 < memory_bytes / device.mem_bytes < 1.1
+    ]
+    exact = [device for device in fitting if _words(device.id) <= words]
+    # The most specific one: "a100 sxm 80" before "a100".
+    return max(exact or fitting, key=lambda device: len(_words(device.id) & words), default=None)
+
+
+def price_of(device: Device, today: date) -> Derived | None:
+    """US dollars for a device-hour on demand; None where the catalogue has no offer."""
+    row = next((row for row in _rows("prices.csv") if row["id"] == device.id), None)
+    if row is None:
+        return None
+    low, value, high = (float(row[key]) for key in ("usd_low", "usd_median", "usd_high"))
+    offers, years = int(row["offers"]), _years_since(row["as_of"], today)
+    # The least and the dearest of n offers lie where Blom's normal scores have them.
+    score = NormalDist().inv_cdf((offers - 0.375) / (offers + 0.25))
+    spread = math.log(high / low) / 2 / score if offers > 1 else _ONE_OFFER_LOG_SD
+    spread = max(spread, _ONE_OFFER_LOG_SD / math.sqrt(offers))
+    aged = math.hypot(spread, _PRICE_LOG_SD_PER_YEAR * years)
+    how = f"median of {offers} on-demand offers, {low:g} to {high:g}: {row['source']}"
+    if years > 0.5:
+        how += f"; widened for {years:.1f} years of age"
+    how += "; set usd_per_device_hour in [override] where you know yours"
+    return within(value, math.exp(Z80 * aged), how, "catalogue")
+
+
+def grid_of(region: str) -> Derived:
+    """kg CO2e per kWh of a region: an ISO 3166 code of two or three letters, EU, or world."""
+    rows = _rows("grid.csv")
+    key = region.strip().upper()
+    for row in rows:
+        if key in (row["id"].upper(), row["iso3"].upper()) and key:
+            how = f"{row['name']}, average of {row['year']}: {row['source']}"
+            value, low, high = (float(row[name]) for name in ("kg_co2e_per_kwh", "low", "high"))
+            return Derived(value=value, low=low, high=high, how=how, source="catalogue")
+    known = [row["id"] for row in rows]
+    raise PlanError(
+        f'region "{region}" is not in the catalogue{did_you_mean(region, known)}',
+        allowed=", ".join(known),
+        next_command='use region = "world", or set kg_co2e_per_kwh in [override]',
+    )
+
+
+def failure_rate() -> Derived:
+    """Failures for each 1,000 node-days: the median of eight clusters, lognormal with sigma .55."""
+    rates = sorted(float(row["rate_per_1000_node_days"]) for row in _rows("failures.csv"))
+    middle = (rates[(len(rates) - 1) // 2] + rates[len(rates) // 2]) / 2
+    how = f"median of {len(rates)} published figures from eight clusters (plan/data/failures.csv), sigma .55"
+    return within(middle, math.exp(Z80 * 0.55), how, "catalogue")
+
+
+def _device(row: Mapping[str, str]) -> Device:
+    share = 1 / int(row["torch_devices"])
+    return Device(
+        id=row["id"],
+        name=row["name"],
+        kind=row["kind"],
+        peaks={
+            precision: float(row[f"{precision}_tflops"]) * share
+            for precision in _PRECISIONS
+            if row[f"{precision}_tflops"]
+        },
+        mem_bytes=float(row["mem_gb"]) * 1e9 * share,
+        tdp_watts=_number(row["tdp_w"]) * share,
+        measured_watts=_number(row["measured_w"]) * share,
+        node_watts=_number(row["node_max_w"]),
+        node_devices=int(float(row["node_devices"] or 1) / share),
+        as_of=row["as_of"],
+        confidence=row["confidence"],
+        source=row["source"],
+    )
+
+
+@cache
+def _rows(name: str) -> tuple[dict[str, str], ...]:
+    with (_DATA / name).open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan
+
+
+def _words(name: str) -> frozenset[str]:
+    """ "NVIDIA A100-SXM4-80GB" -> {nvidia, a100, sxm, 80}."""
+    cleaned = "".join(letter if letter.isalnum() else " " for letter in name.lower())
+    words = {word.removesuffix("gb") if word[:1].isdigit() else word for word in cleaned.split()}
+    return frozenset("sxm" if word.startswith("sxm") else word for word in words)
+
+
+def _years_since(month: str, today: date) -> float:
+    year, number = month.split("-")[:2]
+    return max((today - date(int(year), int(number), 28)).days / 365.25, 0.0)

@@ -1,0 +1,274 @@
+"""A problem (law, speed, site, limits) in; the sizes and lengths that keep the limits out, with costs."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from stepladder.errors import PlanError
+from stepladder.models.count import count_params, train_flops_per_token
+from stepladder.models.shape import shape_for_params, shape_for_width, usual_widths
+from stepladder.plan.costs import cost_numbers
+from stepladder.plan.derive import exact, times
+from stepladder.plan.memory import MemoryNeed, memory_need
+from stepladder.plan.prior import LossLaw, useful_tokens
+from stepladder.plan.rates import MIN_STEPS, RecipeRule
+from stepladder.plan.site import Site
+from stepladder.plan.throughput import Throughput
+from stepladder.records import Brief, Derived, Interval, Layout, Recipe, Shape
+
+LIMITS = ("hours", "usd", "kwh", "kg_co2e")
+# A plan keeps a limit when the 80 % interval of its cost does: one run in ten would break it.
+KEEP = 0.1
+# Full recompute runs the forward pass twice: 4 thirds of the arithmetic.
+_RECOMPUTE = 4 / 3
+_MOST_TOKENS, _MOST_WIDTHS = 1e16, 90
+# Where neither money nor time ends the run, 20 tokens a parameter (arXiv:2203.15556) set its size.
+_USUAL_RATIO = 20.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """What is to be chosen from. `left` holds what the ladder has left of each limit of the brief."""
+
+    brief: Brief
+    site: Site
+    throughput: Throughput
+    predict_loss: LossLaw
+    recipe_for: RecipeRule
+    size_column: str
+    unique_tokens: float
+    max_epochs: float
+    largest_flops: float
+    left: Mapping[str, float]
+    shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A run that could be done. `binds` names the limit that ended its tokens."""
+
+    shape: Shape
+    tokens: int
+    recipe: Recipe
+    layout: Layout
+    loss: Interval
+    seconds: Derived
+    costs: Mapping[str, Derived]
+    memory: MemoryNeed
+    binds: str
+
+
+def candidate_shapes(
+    override: Mapping[str, float | int | str | bool],
+    *,
+    vocab_size: int,
+    context_tokens: int,
+    like: Shape | None,
+    causal: bool,
+    max_params: float,
+) -> tuple[Shape, ...]:
+    """Shapes to choose from: one when the brief fixes it, else a family from narrow to wide.
+
+    `like` fixes depth and heads, as a ladder needs it (docs/log.md).
+    """
+    layers = override.get("num_layers", like.num_layers if like else None)
+    heads = override.get("num_heads", like.num_heads if like else None)
+    fixed = {
+        "num_layers": None if layers is None else int(layers),
+        "num_heads": None if heads is None else int(heads),
+        "vocab_size": vocab_size,
+        "context_tokens": context_tokens,
+        "tied_head": bool(override.get("tied_head", like.tied_head if like else False)),
+        "causal": causal,
+    }
+    if "params" in override:
+        return (shape_for_params(float(override["params"]), **fixed),)  # pyrefly: ignore
+    if "width" in override:
+        return (shape_for_width(int(override["width"]), **fixed),)  # pyrefly: ignore
+    widths = usual_widths(fixed["num_heads"], most=16_384)
+    widths = widths[:: max(len(widths) // _MOST_WIDTHS, 1)] if like is None else widths
+    shapes = [shape_for_width(width, **fixed) for width in widths]  # pyrefly: ignore
+    if like is not None:
+        shapes = [replace(shape, rope_theta=like.rope_theta, norm_eps=like.norm_eps) for shape in shapes]
+    kept = tuple(shape for shape in shapes if count_params(shape).total <= max_params)
+    if not kept:
+        least = count_params(shapes[0]).total
+        raise PlanError(
+            "[goal] max_params is below the smallest model",
+            got=f"{max_params:,.0f}",
+            allowed=f"at least {least:,} with a vocabulary of {vocab_size:,}",
+            next_command="raise max_params, or lower vocab_size in [override]",
+        )
+    return kept
+
+
+def most_tokens(problem: Problem, shape: Shape) -> tuple[float, str]:
+    """The longest run of this shape that keeps every limit, and the limit that ends it."""
+    per_token = times("one token", seconds_per_token(problem, shape, recompute=False))
+    costs = cost_numbers(per_token, problem.site)
+    ends = {"hours": per_token.high / 3600, **{name: costs[name].high for name in LIMITS[1:]}}
+    caps = {name: left / ends[name] for name, left in problem.left.items() if ends[name] > 0}
+    if math.isfinite(problem.unique_tokens):
+        caps["text"] = problem.unique_tokens * problem.max_epochs
+    if "horizon" in problem.brief.override and problem.largest_flops > 0:
+        most = float(problem.brief.override["horizon"]) * problem.largest_flops
+        caps["horizon"] = most / train_flops_per_token(shape)
+    if "tokens" in problem.brief.override:
+        return float(problem.brief.override["tokens"]), "tokens"
+    binds = min(caps, key=lambda name: caps[name], default="none")
+    return min(caps.get(binds, _MOST_TOKENS), _MOST_TOKENS), binds
+
+
+def seconds_per_token(problem: Problem, shape: Shape, *, recompute: bool) -> Derived:
+    """Forecast of the whole site."""
+    forecast = problem.throughput.seconds_per_token(train_flops_per_token(shape))
+    if not recompute:
+        return forecast
+    return times(f"{forecast.how}; x 4/3 for recomputing the forward pass", forecast, scale=_RECOMPUTE)
+
+
+def evaluate(problem: Problem, shape: Shape, tokens: float, binds: str) -> Candidate | None:
+    """The run of `tokens` (rounded down to whole steps); None when it has no 400 steps or does not fit.
+
+    A run whose length the user fixed may be shorter.
+    """
+    recipe = _whole_batch(problem.recipe_for(shape, tokens), shape, problem.site.layout)
+    steps = math.floor(tokens / recipe.batch_tokens)
+    if steps < (1 if "tokens" in problem.brief.override else MIN_STEPS):
+        return None
+    fitted = fit_layout(problem, shape, recipe)
+    if fitted is None:
+        return None
+    layout, memory = fitted
+    whole = steps * recipe.batch_tokens
+    each = seconds_per_token(problem, shape, recompute=layout.recompute == "full")
+    seconds = times("`tokens` x `seconds_per_token`", exact(whole, "tokens"), each, source=each.source)  # pyrefly: ignore
+    return Candidate(
+        shape=shape,
+        tokens=whole,
+        recipe=recipe,
+        layout=layout,
+        loss=predicted(problem, shape, whole),
+        seconds=seconds,
+        costs=cost_numbers(seconds, problem.site),
+        memory=memory,
+        binds=binds,
+    )
+
+
+def predicted(problem: Problem, shape: Shape, tokens: float) -> Interval:
+    """The law's loss, with tokens beyond the first pass at what they are worth."""
+    count = count_params(shape)
+    size = count.nonembed if problem.size_column == "nonembed_params" else count.total
+    return problem.predict_loss(size, useful_tokens(tokens, problem.unique_tokens))
+
+
+def fit_layout(problem: Problem, shape: Shape, recipe: Recipe) -> tuple[Layout, MemoryNeed] | None:
+    """The first layout that fits the memory."""
+    for layout in layouts(problem.site.layout, shape, recipe):
+        need = memory_need(shape, recipe, layout, problem.site.memory_bytes)
+        if need.probability_too_much <= KEEP:
+            return layout, need
+    return None
+
+
+def layouts(base: Layout, shape: Shape, recipe: Recipe) -> Iterator[Layout]:
+    """From the fastest to the leanest: whole batch, smaller micro-batches, sharding, recompute."""
+    sequences = max(recipe.batch_tokens // shape.context_tokens // base.processes, 1)
+    shards = ("ddp", "fsdp") if base.shard == "ddp" else (base.shard,)
+    for recompute in ("none", "full"):
+        for shard in shards:
+            for halvings in range(sequences.bit_length()):
+                micro = sequences // 2**halvings
+                if sequences % micro:
+                    continue
+                yield replace(
+                    base,
+                    shard=shard,
+                    recompute=recompute,
+                    micro_batch_sequences=0 if micro == sequences else micro,
+                )
+
+
+def search(problem: Problem) -> list[Candidate]:
+    """For each shape its longest run within the limits, and shorter ones.
+
+    Raises:
+        PlanError: none keeps them; the text says which limit binds and what would make a run possible.
+    """
+    shapes: Sequence[Shape] = problem.shapes
+    if not problem.left and problem.brief.goal.target_loss is None and len(shapes) > 1:
+        tokens = most_tokens(problem, shapes[0])[0]
+        usual = [shape for shape in shapes if count_params(shape).total <= tokens / _USUAL_RATIO]
+        shapes = usual[-1:] or shapes[:1]
+    found = []
+    for shape in shapes:
+        tokens, binds = most_tokens(problem, shape)
+        lengths = (tokens,) if binds == "tokens" else (tokens, tokens / 2, tokens / 4, tokens / 8)
+        if problem.brief.goal.target_loss is not None and binds != "tokens":
+            reached = _tokens_for_loss(problem, shape, problem.brief.goal.target_loss, tokens)
+            lengths = (*lengths, reached) if reached else lengths
+        found += [evaluate(problem, shape, length, binds) for length in lengths]
+    kept = [candidate for candidate in found if candidate is not None]
+    if not kept:
+        raise _impossible(problem)
+    return kept
+
+
+def _tokens_for_loss(problem: Problem, shape: Shape, target: float, most: float) -> float | None:
+    """Fewest tokens whose forecast is at or below the target; None when `most` are not enough."""
+    if predicted(problem, shape, most).value > target:
+        return None
+    low, high = math.log(shape.context_tokens), math.log(most)
+    for _ in range(60):
+        middle = (low + high) / 2
+        if predicted(problem, shape, math.exp(middle)).value > target:
+            low = middle
+        else:
+            high = middle
+    # Half a per cent more, so that rounding to whole steps does not end just short of the target.
+    return min(math.exp(high) * 1.005 + 4 * problem.recipe_for(shape, math.exp(high)).batch_tokens, most)
+
+
+def _whole_batch(recipe: Recipe, shape: Shape, layout: Layout) -> Recipe:
+    """The batch rounded up to the same number of sequences for each process."""
+    unit = shape.context_tokens * layout.processes
+    return replace(recipe, batch_tokens=math.ceil(recipe.batch_tokens / unit) * unit)
+
+
+def _impossible(problem: Problem) -> PlanError:
+    shape = problem.shapes[0]
+    recipe = _whole_batch(problem.recipe_for(shape, 1.0), shape, problem.site.layout)
+    if fit_layout(problem, shape, recipe) is None:
+        *_, leanest = layouts(problem.site.layout, shape, recipe)
+        need = memory_need(shape, recipe, leanest, problem.site.memory_bytes).total
+        what = "the model" if len(problem.shapes) == 1 else "the smallest model"
+        return PlanError(
+            f"{what} does not fit the memory of {problem.site.name}",
+            got=f"{problem.site.memory_bytes / 1e9:.3g} GB for each device",
+            allowed=f"at least {need.high / 1e9:.3g} GB ({need.how})",
+            next_command="more devices, or a lower vocab_size, context_tokens or size in [override]",
+        )
+    tokens, binds = most_tokens(problem, shape)
+    least = MIN_STEPS * recipe.batch_tokens
+    got, allowed = f"{tokens:,.0f} tokens", f"{least:,} tokens ({MIN_STEPS} steps) at the least"
+    if binds in problem.left:
+        spent = getattr(problem.brief.budget, binds) - problem.left[binds]
+        needed = problem.left[binds] * least / max(tokens, 1e-9) + spent
+        got = f"{binds} = {getattr(problem.brief.budget, binds):g}, of which {spent:.3g} is spent"
+        least_params = count_params(shape).total
+        allowed = f"{binds} = {_round_up(needed)} for the smallest model, of {least_params:,} parameters"
+    return PlanError(
+        f"no run of {MIN_STEPS} steps keeps the limits: {binds} binds first",
+        got=got,
+        allowed=allowed,
+        next_command=f"raise {binds} in stepladder.toml"
+        if binds in problem.left
+        else "add text to [data] sources, or raise max_epochs or horizon in [override]",
+    )
+
+
+def _round_up(value: float) -> str:
+    """Two significant digits, upwards."""
+    scale = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / scale) * scale:.2g}"

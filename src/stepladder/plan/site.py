@@ -1,0 +1,227 @@
+"""A brief and this machine in; where the run happens out: layout, assumed speed, prices, power, grid."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+
+from stepladder.errors import PlanError
+from stepladder.plan.derive import Z80, exact, within
+from stepladder.plan.hardware import Device, catalogue, device_of_name, find_device, grid_of, price_of
+from stepladder.plan.machine import Machine
+from stepladder.records import Brief, Derived, Layout, Observation
+
+# End-to-end model FLOPs utilisation of published runs: median .30, and 90 % of them within a width of 3.07
+# (plan/data/SOURCES.md; Ampere .32, Hopper .25, mixtures of experts .22).
+_MFU, _MFU_FACTOR80 = 0.30, math.exp(Z80 * math.log(3.07) / 2 / 1.645)
+# Share of the measured matrix rate that a small decoder reaches on a CPU: .49 at 5.7 M parameters
+# (docs/log.md), less for smaller ones.
+_CPU_SHARE, _CPU_SHARE_FACTOR80 = 0.30, 1.8
+# One CPU thread in fp32 where nothing was measured: 105 GFLOP/s on the machine of docs/log.md, other ones by
+# a factor of 2.5 either way.
+_CPU_THREAD_FLOPS, _CPU_THREAD_FACTOR80 = 1e11, 2.5
+# Node power while training, as a share of the node's rated maximum: an 8 x H100 node rated 10.2 kW drew at
+# most 8.4 kW under training (arXiv:2412.08602), and means lie below maxima.
+_NODE_SHARE, _NODE_FACTOR80 = 0.72, 1.2
+# Without a rated node: GPUs drew .43 to .9 of their TDP in measured runs (arXiv:2206.05229 Table 2), and
+# host, fans and losses add about as much as they leave of it.
+_TDP_SHARE, _TDP_FACTOR80 = 1.0, 1.35
+# W for each dense TFLOP/s of 16-bit arithmetic, across the catalogue's data-centre parts: .5 to 1.6.
+_WATTS_PER_TFLOP, _WATTS_FACTOR80 = 1.0, 2.0
+# A busy CPU core with its share of package and board: laptops 5, servers 10 and more.
+_WATTS_PER_CORE, _CORE_FACTOR80 = 8.0, 2.0
+# $ for each device-hour and dense 16-bit TFLOP/s: the median over the catalogue's own prices.
+_USD_PER_TFLOP_HOUR, _USD_FACTOR80 = 0.0045, 2.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """Where a run happens. `devices` are paid for and draw `watts` each; `flops_per_second` is of all of them
+    together, before anything was measured."""
+
+    name: str
+    devices: int
+    layout: Layout
+    memory_bytes: float
+    flops_per_second: Derived
+    usd_per_device_hour: Derived
+    usd_per_kwh: Derived
+    watts: Derived
+    pue: Derived
+    kg_co2e_per_kwh: Derived
+    peak_flops: float
+    notes: tuple[str, ...]
+
+
+def site_for(
+    brief: Brief, machine: Machine, observations: Sequence[Observation] = (), today: date | None = None
+) -> Site:
+    """Resolve [hardware] and the overrides that replace its figures.
+
+    Raises:
+        PlanError: unknown device or region, or a precision that the device does not have.
+    """
+    device = _device(brief, machine)
+    site = _this_cpu(brief, machine) if device is None else _of_device(brief, device, machine, today)
+    over = brief.override
+    site = replace(
+        site,
+        usd_per_device_hour=_given(over, "usd_per_device_hour", site.usd_per_device_hour),
+        usd_per_kwh=_given(over, "usd_per_kwh", site.usd_per_kwh),
+        watts=_given(over, "watts_per_device", _measured_watts(observations) or site.watts),
+        pue=_given(over, "pue", site.pue),
+        kg_co2e_per_kwh=_given(over, "kg_co2e_per_kwh", grid_of(brief.hardware.region)),
+    )
+    if "mfu" in over and site.peak_flops > 0:
+        mfu = float(over["mfu"])
+        how = f"{mfu:g} (yours) of {site.devices} x the dense peak"
+        site = replace(site, flops_per_second=within(mfu * site.peak_flops, 1.1, how, "user"))
+    return site
+
+
+def _device(brief: Brief, machine: Machine) -> Device | None:
+    """The catalogue's device, or None for the CPU of this machine."""
+    if brief.hardware.device != "this":
+        return find_device(brief.hardware.device)
+    if not machine.gpus:
+        return None
+    gpu = machine.gpus[0]
+    device = device_of_name(gpu.name, gpu.memory_bytes)
+    if device is None:
+        raise PlanError(
+            f"this machine's {gpu.name} is not in the catalogue",
+            allowed=", ".join(catalogue()),
+            next_command="set device to the nearest of these, or mfu and usd_per_device_hour in [override]",
+        )
+    return device
+
+
+def _this_cpu(brief: Brief, machine: Machine) -> Site:
+    over = brief.override
+    processes = int(over.get("workers", 1))
+    threads = int(over.get("threads", max(machine.cores // processes, 1)))
+    rates = machine.gemm_gflops
+    fp32 = _rate(rates, ("fp32_medium", "fp32"), threads)
+    bf16 = _rate(rates, ("bf16",), threads)
+    # bf16 pays where its matrix rate is clearly higher: casts and norms stay at fp32 speed.
+    fastest = "bf16" if (bf16 > 1.3 * fp32 if rates else machine.has_bf16) else "fp32"
+    precision = str(over.get("precision", fastest))
+    rate = (bf16 if precision == "bf16" else fp32) * 1e9 * processes
+    if rate > 0:
+        how = f"{_CPU_SHARE:g} of the matrix rate measured in {precision} on {threads} threads"
+        speed = within(_CPU_SHARE * rate, _CPU_SHARE_FACTOR80, how, "prior")
+    else:
+        rate = _CPU_THREAD_FLOPS * threads * processes
+        how = f"{_CPU_SHARE:g} of 100 GFLOP/s for each of {threads * processes} threads, not measured here"
+        speed = within(_CPU_SHARE * rate, _CPU_SHARE_FACTOR80 * math.sqrt(_CPU_THREAD_FACTOR80), how, "prior")
+    return Site(
+        name=f"this machine: {machine.cpu}, {machine.cores} cores",
+        devices=1,
+        layout=Layout(
+            device="cpu",
+            processes=processes,
+            threads=threads,
+            precision="bf16" if precision == "bf16" else "fp32",
+            shard="ddp" if processes > 1 else "none",
+        ),
+        memory_bytes=machine.memory_bytes,
+        flops_per_second=speed,
+        usd_per_device_hour=exact(0.0, "this machine costs nothing by the hour; electricity is counted"),
+        usd_per_kwh=_household_price(),
+        watts=within(
+            _WATTS_PER_CORE * machine.cores,
+            _CORE_FACTOR80,
+            f"{_WATTS_PER_CORE:g} W for each of {machine.cores} cores: no energy counter was read here",
+            "prior",
+        ),
+        pue=exact(1.0, "no data centre around this machine"),
+        kg_co2e_per_kwh=grid_of("world"),
+        peak_flops=rate,
+        notes=(),
+    )
+
+
+def _of_device(brief: Brief, device: Device, machine: Machine, today: date | None) -> Site:
+    over, here = brief.override, brief.hardware.device == "this"
+    count = len(machine.gpus) if here and brief.hardware.count == 1 else brief.hardware.count
+    devices = count * brief.hardware.nodes
+    default = "bf16" if "bf16" in device.peaks else "fp32"
+    precision = str(over.get("precision", default))
+    peak = device.peak(precision) * devices
+    how = (
+        f"{_MFU:g} (median of published runs) of {devices} x {device.peaks[precision]:g} TFLOP/s {precision}"
+    )
+    notes = [f"{device.name}: {device.source} (as of {device.as_of}, confidence {device.confidence})"]
+    if device.kind not in ("gpu",):
+        notes.append("training here runs through PyTorch on CPU or GPU: for this device the plan is for cost")
+    price = price_of(device, today or date.today()) or within(
+        _USD_PER_TFLOP_HOUR * max(device.peaks.values()),
+        _USD_FACTOR80,
+        "no offer in the catalogue: its median of $0.0045 for each TFLOP/s and hour",
+        "prior",
+    )
+    return Site(
+        name=f"{devices} x {device.name}",
+        devices=devices,
+        layout=Layout(
+            device="cuda",
+            processes=devices,
+            nodes=brief.hardware.nodes,
+            precision="bf16" if precision == "bf16" else "fp32",
+            shard="ddp" if devices > 1 else "none",
+        ),
+        memory_bytes=device.mem_bytes,
+        flops_per_second=within(_MFU * peak, _MFU_FACTOR80, how, "prior"),
+        usd_per_device_hour=exact(0.0, "this machine costs nothing by the hour") if here else price,
+        usd_per_kwh=_household_price() if here else exact(0.0, "electricity is in the price of the device"),
+        watts=_device_watts(device),
+        pue=exact(1.0, "no data centre around this machine")
+        if here
+        else within(
+            1.25, 1.2, "data centres: 1.1 (largest) to 1.58 (mean of Uptime Institute's survey 2023)", "prior"
+        ),
+        kg_co2e_per_kwh=grid_of("world"),
+        peak_flops=peak,
+        notes=tuple(notes),
+    )
+
+
+def _device_watts(device: Device) -> Derived:
+    if device.measured_watts > 0:
+        how = "mean power of the whole system for each chip in published training runs (plan/data/SOURCES.md)"
+        return within(device.measured_watts, 1.15, how, "catalogue")
+    if device.node_watts > 0 and device.kind == "gpu":
+        each = device.node_watts / device.node_devices
+        how = f"{_NODE_SHARE:g} of the node's {device.node_watts:g} W over {device.node_devices} devices"
+        return within(_NODE_SHARE * each, _NODE_FACTOR80, how, "catalogue")
+    if device.tdp_watts > 0:
+        how = f"{_TDP_SHARE:g} x TDP {device.tdp_watts:g} W, host included: no node power is published"
+        return within(_TDP_SHARE * device.tdp_watts, _TDP_FACTOR80, how, "catalogue")
+    tera = device.peaks.get("bf16") or max(device.peaks.values())
+    how = f"no power is published for {device.name}: {_WATTS_PER_TFLOP:g} W for each dense TFLOP/s"
+    return within(_WATTS_PER_TFLOP * tera, _WATTS_FACTOR80, how, "prior")
+
+
+def _measured_watts(observations: Sequence[Observation]) -> Derived | None:
+    watts = sorted(row.joules / row.seconds for row in observations if row.joules > 0 and row.seconds > 0)
+    if not watts:
+        return None
+    how = f"median of joules / seconds over {len(watts)} measured runs"
+    return within(watts[len(watts) // 2], 1.15, how, "measured")
+
+
+def _household_price() -> Derived:
+    how = "electricity: $0.11 to $0.29 covers most households and businesses; set usd_per_kwh in [override]"
+    return within(0.18, 1.6, how, "prior")
+
+
+def _given(over: Mapping[str, float | int | str | bool], key: str, otherwise: Derived) -> Derived:
+    return exact(float(over[key]), f"[override] {key}", "user") if key in over else otherwise
+
+
+def _rate(rates: Mapping[str, Mapping[str, float]], precisions: tuple[str, ...], threads: int) -> float:
+    """GFLOP/s at the measured thread count nearest to `threads`; 0 when none was measured."""
+    for precision in precisions:
+        if found := rates.get(precision):
+            return found[min(found, key=lambda count: abs(int(count) - threads))]
+    return 0.0
