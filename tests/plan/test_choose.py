@@ -163,12 +163,13 @@ def test_every_limit_binds(name, limit):
 
 
 def test_text_is_repeated_at_most_four_times_and_the_penalty_is_said():
-    plan = choose(brief(budget=BudgetBrief(hours=5)), rungs(), corpus(1_000_000))
+    small = GoalBrief(max_params=200_000)
+    plan = choose(brief(budget=BudgetBrief(hours=5), goal=small), rungs(), corpus(1_000_000))
     assert plan.numbers["epochs"].value <= 4
     assert "4 passes over 1,000,000 tokens" in plan.numbers["tokens"].how
     worth = useful_tokens(4e6, 1e6) / 4e6
     assert f"worth {worth:.1%}" in plan.numbers["epochs"].how
-    free = choose(brief(budget=BudgetBrief(hours=5)), rungs(), corpus(10**12))
+    free = choose(brief(budget=BudgetBrief(hours=5), goal=small), rungs(), corpus(10**12))
     assert free.numbers["loss"].value < plan.numbers["loss"].value
 
 
@@ -260,7 +261,7 @@ def test_a_large_model_is_sharded_when_it_does_not_fit_whole():
     given = brief(hardware=hardware, override={"params": 4e9, "tokens": 1e9})
     plan = choose(given, options=ChooseOptions(spent_seconds=0), law=prior_loss)
     assert plan.layout.shard == "fsdp"
-    assert plan.layout.micro_batch_sequences >= 1
+    assert plan.numbers["peak_bytes"].high < 24e9
     too_large = brief(hardware=hardware, override={"params": 4e11, "tokens": 1e9})
     with pytest.raises(PlanError, match="does not fit the memory of 8 x GeForce RTX 4090"):
         choose(too_large, options=ChooseOptions(spent_seconds=0), law=prior_loss)
