@@ -1,0 +1,269 @@
+"""Parts of a climb in; the report's sections on data, tasks, cost and reproduction out."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stepladder import __version__
+from stepladder.records import TaskResult
+from stepladder.report import figures
+from stepladder.report.html import Html, commands, facts, figure, join, missing, paragraph, table, tag
+from stepladder.report.parts import COMMANDS, Parts, Task
+from stepladder.report.sections import Section
+from stepladder.report.words import SMALL_KWH, number_of, show
+from stepladder.units import JOULES_PER_KWH, format_bytes, format_count, format_seconds
+
+# Excerpts longer than this tell nothing more about why a rule fired.
+_EXCERPT_CHARACTERS = 400
+_EXAMPLES = 3
+_PACKAGES = ("numpy", "scipy", "torch", "tokenizers", "polars", "scikit-learn", "transformers")
+
+
+def data(parts: Parts) -> Section:
+    """What came in, what each rule removed with examples, what is left."""
+    corpus = parts.corpus
+    if corpus is None:
+        return Section(key="data", title="Data preparation", body=_missing(parts, "corpus"))
+    specs = {}
+    pieces: list[Html] = [
+        facts(
+            {
+                "came in": f"{corpus.input_documents:,} documents, {format_bytes(corpus.input_bytes)}",
+                "kept": f"{corpus.kept_documents:,} documents",
+                "removed": f"{sum(corpus.removed.values()):,} documents",
+                "unreadable": f"{corpus.quarantined_documents:,} documents set aside",
+                "training": _split(corpus.train),
+                "held out": _split(corpus.heldout),
+                "vocabulary": f"{corpus.vocab_size:,} tokens",
+                "time": format_seconds(corpus.seconds),
+                "processor time": format_seconds(corpus.cpu_seconds),
+            }
+        )
+    ]
+    if removed := {rule: count for rule, count in corpus.removed.items() if count}:
+        specs["removed"] = figures.removed_by_rule(removed)
+        pieces.append(figure("removed", "Each document is counted at the first rule that removed it."))
+    pieces.append(_missing(parts, "audit") if "audit" in parts.missing else _examples(parts.audit))
+    for name in ("licences", "languages", "domains"):
+        pieces.append(_shares(name, parts.audit.get(name)))
+    return Section(key="data", title="Data preparation", body=join(pieces), figures=specs)
+
+
+def tasks(parts: Parts) -> Section:
+    """Each task as a picture, a table with baselines, and the verdict in words."""
+    if not parts.tasks:
+        return Section(key="tasks", title="Tasks", body=_missing(parts, "tasks"))
+    pieces, specs = [], {}
+    for index, task in enumerate(parts.tasks, start=1):
+        pieces.append(tag("h3", task.name))
+        pieces.append(paragraph(task.verdict or overlap_verdict(task.rows), class_="verdict open"))
+        metric = task.rows[0].metric if task.rows else ""
+        shown = [row for row in task.rows if row.metric == metric]
+        if shown:
+            specs[f"task-{index}"] = figures.task_intervals(shown)
+            name = metric.replace("_", " ").capitalize()
+            caption = f"{name} on {shown[0].examples:,} test examples; bars: 95 % bootstrap intervals."
+            pieces.append(figure(f"task-{index}", caption))
+        pieces.append(_task_table(task))
+    damaged = [text for part, text in parts.missing.items() if part.startswith("tune/")]
+    pieces += [missing(text, COMMANDS["tasks"]) for text in damaged]
+    return Section(key="tasks", title="Tasks", body=join(pieces), figures=specs)
+
+
+def cost(parts: Parts) -> Section:
+    """Time and energy of each stage, beside what the plan said of the target."""
+    seconds = stage_amounts(parts, "seconds")
+    if not seconds:
+        return Section(key="cost", title="Cost and energy", body=_missing(parts, "target"))
+    energy = {stage: joules / JOULES_PER_KWH for stage, joules in stage_amounts(parts, "joules").items()}
+    specs = {"seconds": figures.cost_bars(seconds, "time (s)")}
+    captions = {
+        "seconds": "Seconds of each stage; those of rungs are added up although they ran side by side.",
+        "energy": "Energy as the runs metered it; without a readable counter, estimated from processor time.",
+    }
+    if energy:
+        small = max(energy.values()) < SMALL_KWH
+        factor, unit = (1e3, "Wh") if small else (1.0, "kWh")
+        told = {stage: factor * amount for stage, amount in energy.items()}
+        specs["energy"] = figures.cost_bars(told, f"energy ({unit})")
+    rows = [
+        (stage, show("seconds", amount), show("kwh", energy[stage]) if stage in energy else "not metered")
+        for stage, amount in seconds.items()
+    ]
+    pieces: list[Html] = [figure(key, captions[key]) for key in specs]
+    pieces.append(table(("stage", "time", "energy"), rows, numbers=(1, 2)))
+    numbers = parts.plan.numbers if parts.plan else {}
+    if planned := {name: numbers[name] for name in ("usd", "kwh", "kg_co2e") if name in numbers}:
+        told = [
+            f"{name.replace('_', ' ')} {show(name, item.value)} ({item.how})"
+            for name, item in planned.items()
+        ]
+        pieces.append(paragraph("The plan said of the target: " + "; ".join(told) + ".", class_="note"))
+    return Section(key="cost", title="Cost and energy", body=join(pieces), figures=specs)
+
+
+def reproduce(parts: Parts) -> Section:
+    """Commands, versions, seeds and fingerprints."""
+    seeds = sorted(
+        {row.seed for row in parts.ladder.observations} | ({parts.plan.seed} if parts.plan else set())
+    )
+    prints = {
+        "corpus": parts.corpus.fingerprint if parts.corpus else "",
+        "corpus that the plan names": parts.plan.corpus_fingerprint if parts.plan else "",
+        "law": parts.law.fingerprint if parts.law else "",
+        "law behind the forecast": parts.forecast.law_fingerprint if parts.forecast else "",
+        "forecast": parts.forecast.fingerprint if parts.forecast else "",
+    }
+    lines = (
+        "stepladder data SOURCES --out corpus/   # sources: stepladder.toml",
+        "stepladder ladder",
+        "stepladder fit ladder/observations.csv --law law.json",
+        "stepladder plan",
+        "stepladder train plan.json --out target@1",
+        "stepladder tune",
+        "stepladder report",
+    )
+    versions = {"stepladder": __version__, "python": platform.python_version()} | _versions()
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    body = join(
+        [
+            paragraph(
+                "In the folder with stepladder.toml, ",
+                tag("code", "stepladder climb"),
+                " does all of it, or step by step:",
+            ),
+            commands(*lines),
+            facts(
+                {
+                    "seeds": ", ".join(map(str, seeds)) or "not recorded",
+                    **{f"fingerprint: {name}": text for name, text in prints.items() if text},
+                    "versions where this page was written": told,
+                    "machine": f"{platform.machine()}, {platform.system()}",
+                }
+            ),
+        ]
+    )
+    return Section(key="reproduce", title="How to reproduce", body=body)
+
+
+def stage_amounts(parts: Parts, name: str) -> dict[str, float]:
+    """Seconds or joules by stage, in the order of the climb; stages that did not record it are left out."""
+    amounts: dict[str, float] = {}
+    if parts.corpus and name == "seconds":
+        amounts["data"] = parts.corpus.seconds
+    rungs = [number_of(getattr(row, name)) for row in parts.ladder.observations]
+    known = [amount for amount in rungs if amount == amount]
+    if known:
+        amounts["ladder"] = sum(known)
+    run = parts.target.run
+    if run and number_of(getattr(run, name)) == number_of(getattr(run, name)):
+        amounts["target"] = getattr(run, name)
+    spent = [
+        row.seconds * row.seeds
+        for task in parts.tasks
+        for row in task.rows
+        if row.metric == task.rows[0].metric
+    ]
+    spent = [amount for amount in spent if amount == amount]
+    if spent and name == "seconds":
+        amounts["tasks"] = sum(spent)
+    return amounts
+
+
+def overlap_verdict(rows: Sequence[TaskResult]) -> str:
+    """The best method by the first metric, and which others its interval overlaps."""
+    if not rows:
+        return "The table of this task is empty."
+    shown = [row for row in rows if row.metric == rows[0].metric]
+    best = max(shown, key=lambda row: row.value)
+    near = [row.method for row in shown if row is not best and row.high >= best.low]
+    text = f"Best by {best.metric.replace('_', ' ')}: {best.method} ({best.value:.3f})."
+    return text + (
+        f" Its interval overlaps that of {', '.join(near)}."
+        if near
+        else " No other interval overlaps its own."
+    )
+
+
+def _task_table(task: Task) -> Html:
+    head = ("method", "metric", "value", "95 % interval", "seeds", "seconds", "notes")
+    rows = [
+        (
+            row.method,
+            row.metric.replace("_", " "),
+            f"{row.value:.3f}",
+            f"{row.low:.3f} – {row.high:.3f}",
+            row.seeds,
+            show("seconds", row.seconds),
+            row.notes,
+        )
+        for row in task.rows
+    ]
+    return table(head, rows, numbers=(2, 3, 4, 5))
+
+
+def _examples(audit: Mapping[str, Any]) -> Html:
+    """Three examples a rule, folded, from audit.json: removed → rule → documents, bytes, examples."""
+    removed = audit.get("removed")
+    if not isinstance(removed, Mapping):
+        return paragraph("The audit lists no examples.", class_="note")
+    pieces = []
+    for rule, found in removed.items():
+        if not isinstance(found, Mapping) or not found.get("documents"):
+            continue
+        title = f"{str(rule).replace('_', ' ')}: {format_count(number_of(found['documents']))} documents"
+        title += f", {format_bytes(number_of(found['bytes']))}" if number_of(found.get("bytes")) > 0 else ""
+        examples = found.get("examples") or []
+        shown = [_example(item) for item in list(examples)[:_EXAMPLES]]
+        pieces.append(tag("details", tag("summary", title), *(shown or [paragraph("no example was kept")])))
+    return join([tag("h3", "What was removed, with examples"), *pieces]) if pieces else Html("")
+
+
+def _example(item: Any) -> Html:
+    if isinstance(item, Mapping):
+        texts = {key: str(value) for key, value in item.items() if isinstance(value, (str, int, float))}
+        excerpt = next((texts.pop(key) for key in ("excerpt", "text") if key in texts), "")
+        name = ", ".join(f"{key}: {value}" for key, value in texts.items())
+    else:
+        name, excerpt = "", str(item)
+    cut = excerpt if len(excerpt) <= _EXCERPT_CHARACTERS else excerpt[:_EXCERPT_CHARACTERS] + " …"
+    return join([paragraph(name, class_="note") if name else "", tag("pre", cut) if cut else ""])
+
+
+def _shares(name: str, found: Any) -> Html:
+    if not isinstance(found, Mapping) or not found:
+        return Html("")
+    counts = {key: _amount(value) for key, value in found.items()}
+    top = sorted(counts.items(), key=lambda pair: -pair[1])
+    told = ", ".join(f"{key or 'unknown'} {format_count(count)}" for key, count in top[:12] if count == count)
+    more = f" and {len(top) - 12} more" if len(top) > 12 else ""
+    return paragraph(tag("b", f"{name.capitalize()} found (documents): "), told + more) if told else Html("")
+
+
+def _amount(value: Any) -> float:
+    return (
+        number_of(value.get("documents"))
+        if isinstance(value, Mapping) and "documents" in value
+        else number_of(value)
+    )
+
+
+def _split(split: Any) -> str:
+    return (
+        f"{split.documents:,} documents, {format_count(split.tokens)} tokens, {format_bytes(split.num_bytes)}"
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _missing(parts: Parts, part: str) -> Html:
+    return missing(parts.missing.get(part, f"No {part} was found."), COMMANDS.get(part, ""))
