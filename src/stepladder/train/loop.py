@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from stepladder.models.shard import sync_gradients
 from stepladder.records import Layout, Recipe, Run
 from stepladder.train.checkpoint import Checkpointer
-from stepladder.train.meter import EnergyMeter, peak_rss_bytes
+from stepladder.train.meter import EnergyMeter, peak_rss_bytes, reset_peak
 from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, read_metrics
 from stepladder.train.objective import Objective
 from stepladder.train.optim import build_optimisers
@@ -83,6 +83,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
     first_loss, smooth = past.get("first_loss", 0.0), past.get("smooth", 0.0)
     is_main = ranks.rank == 0
     metrics = MetricsWriter(job.folder / METRICS_FILE, int(past.get("metrics_bytes", 0))) if is_main else None
+    reset_peak()
     meter = EnergyMeter(gpus=1 if ranks.device.type == "cuda" else 0)
     started = saved_at = time.monotonic()
     marks = {round(job.steps * (k + 1) / (job.evaluations + 1)) for k in range(job.evaluations)} | {job.steps}

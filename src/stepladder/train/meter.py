@@ -1,5 +1,6 @@
 """A stretch of time in; joules, their source and the peak of memory out."""
 
+import contextlib
 import resource
 import sys
 import time
@@ -42,8 +43,18 @@ class EnergyMeter:
         return Energy(joules=cpu + gpu, source=source + (" + NVML" if self._gpus else ""))
 
 
+def reset_peak() -> None:
+    """Start the peak of resident memory anew, where Linux lets us (a worker trains many models)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process since it started or `reset_peak`."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -9,7 +9,6 @@ error, 75 stopped half-way with a checkpoint (start it again).
 """
 
 import argparse
-import ctypes
 import json
 import os
 import queue
@@ -195,11 +194,20 @@ def write_model(model: nn.Module, shape: Shape, folder: Path, *, is_main: bool) 
         raise StoreError(f"cannot write {folder}", got=str(error), next_command="df -h") from error
 
 
-def die_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the parent ends, so that no training is left without an owner."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+def end_with_owner(owner: int, stop: threading.Event) -> None:
+    """Set `stop` when process `owner` is gone, so that no training is left without anybody who waits for it.
+
+    Watched by number, since under torchrun the owner is not the parent.
+    """
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            try:
+                os.kill(owner, 0)
+            except ProcessLookupError:
+                stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def serve(stop: threading.Event, answers: TextIO) -> int:
@@ -239,13 +247,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--plan", type=Path, help="plan.json to train")
     parser.add_argument("--out", type=Path, help="folder of the run")
     parser.add_argument("--serve", action="store_true", help="take jobs from stdin")
-    parser.add_argument("--with-parent", action="store_true", help="end when the parent process ends")
+    parser.add_argument("--owner", type=int, help="process whose end stops this one")
     options = parser.parse_args(words)
     if not options.serve and not (options.plan and options.out):
         parser.error("give --plan and --out, or --serve")
-    if options.with_parent:
-        die_with_parent()
     stop = threading.Event()
+    if options.owner:
+        end_with_owner(options.owner, stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     # Answers keep the real stdout; whatever a library prints goes to stderr.

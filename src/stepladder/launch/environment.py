@@ -1,0 +1,57 @@
+"""A layout in; command line and environment of the process that trains it out."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from stepladder.records import Layout
+
+WORKER = "stepladder.train.worker"
+# Freed activations of a step go back to the kernel and fault in again at the next one unless the allocator
+# keeps them (docs/log.md: tuned allocator). 32 MiB is the largest threshold that glibc takes.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+
+
+def worker_environment(layout: Layout) -> dict[str, str]:
+    """The caller's environment with threads and allocator set; what the user has set stays."""
+    threads = str(layout.threads)
+    wanted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    environment = dict(os.environ) | wanted
+    if layout.device == "cpu":
+        environment = _MALLOC | environment
+    return environment
+
+
+def serve_command() -> list[str]:
+    """A worker that takes jobs from its stdin."""
+    return [sys.executable, "-m", WORKER, "--serve", "--owner", str(os.getpid())]
+
+
+def train_command(plan_path: Path, out: Path, layout: Layout) -> list[str]:
+    """One run: the worker itself, or torchrun around it."""
+    words = ["--plan", str(plan_path), "--out", str(out), "--owner", str(os.getpid())]
+    if layout.processes == 1:
+        return [sys.executable, "-m", WORKER, *words]
+    # A fresh torchrun for each attempt and no restarts inside it: in-place restarts recovered 3 of 7 times
+    # on gloo (docs/log.md). --standalone picks a free port.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0"]
+    return [*torchrun, "--nproc-per-node", str(layout.processes), "-m", WORKER, *words]
+
+
+def pin(pid: int, cores: Mapping[int, int] | None, slot: int) -> None:
+    """Keep process `pid` on the core of its slot, where the system lets us."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(pid, {cores[slot]})
+
+
+def cores_for(workers: int, threads: int) -> dict[int, int] | None:
+    """A core of its own for each one-thread worker; None where there are too few or cores cannot be set."""
+    if threads != 1 or not hasattr(os, "sched_getaffinity"):
+        return None
+    free = sorted(os.sched_getaffinity(0))
+    return dict(enumerate(free[:workers])) if workers <= len(free) else None

@@ -1,0 +1,73 @@
+"""What one run and a pool of runs share: is it done already, what does its process say, how is it stopped."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stepladder.errors import TrainError
+from stepladder.records import Plan, Run, from_json, to_json
+from stepladder.store import read_json
+
+# (name of the run, tokens done, tokens in all, last training loss)
+OnProgress = Callable[[str, int, int, float], None]
+RUN_FILE, PLAN_FILE = "run.json", "plan.json"
+# What a stopped process gets to write its checkpoint before it is killed.
+STOP_SECONDS = 30.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped half-way with a checkpoint; the same call goes on."""
+
+
+def finished_run(plan_path: Path, out: Path) -> Run | None:
+    """The Run in `out` if the same plan was already trained there.
+
+    Raises:
+        TrainError: `out` holds a run of another plan.
+    """
+    if not (out / PLAN_FILE).exists():
+        return None
+    ours, theirs = (to_json(read_plan(path)) for path in (plan_path, out / PLAN_FILE))
+    changed = sorted(key for key in {*ours, *theirs} - {"corpus"} if ours.get(key) != theirs.get(key))
+    if changed:
+        raise TrainError(
+            f"{out} holds a run of another plan",
+            got=f"these differ: {', '.join(changed)}",
+            next_command=f"stepladder train {plan_path} --out ANOTHER_DIR",
+        )
+    return from_json(Run, read_json(out / RUN_FILE)) if (out / RUN_FILE).exists() else None
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file."""
+    return from_json(Plan, read_json(path))
+
+
+def stop_process(process: subprocess.Popen[Any]) -> None:
+    """Ask a trainer to write its checkpoint and end; kill it when it does not within half a minute."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                process.wait(0.2)
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def read_events(stream: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """JSON lines of a worker; anything else that reaches its stdout (torchrun's own words) is passed by."""
+    for line in stream:
+        if line.startswith("{"):
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)

@@ -1,0 +1,87 @@
+"""`stepladder train`: a plan and a folder in; a trained run in that folder out."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from stepladder.records import Plan, Run, to_json
+from stepladder.units import format_bytes, format_count, format_seconds, format_usd
+
+EXIT_RESUME = 75
+
+
+def train(
+    plan: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Folder of the run; an interrupted one is continued.")],
+    dry_run: Annotated[bool, Parameter(help="Say what it would cost and do nothing.")] = False,
+    explain: Annotated[bool, Parameter(help="Say where and how it is computed, and why.")] = False,
+    json_output: Annotated[bool, Parameter(name="--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Train what a plan says; start or continue.
+
+    Parameters
+    ----------
+    plan
+        plan.json, as `stepladder plan` writes it.
+    """
+    from stepladder.launch.local import Interrupted, run_plan
+    from stepladder.launch.process import finished_run, read_plan
+
+    wanted = read_plan(plan)
+    if not json_output:
+        print("\n".join(cost_lines(wanted) + (layout_lines(wanted) if explain else [])))
+    done = finished_run(plan, out)
+    if dry_run:
+        if json_output:
+            print(json.dumps({"plan": to_json(wanted), "done": done is not None}))
+        return 0
+    if done and not json_output:
+        print(f"{out} is done already.")
+    try:
+        run = done or run_plan(plan, out)
+    except Interrupted:
+        print(f"stopped with a checkpoint; the same command goes on: {out}", file=sys.stderr)
+        return EXIT_RESUME
+    print(json.dumps(to_json(run)) if json_output else "\n".join(run_lines(run)))
+    return 0
+
+
+def cost_lines(plan: Plan) -> list[str]:
+    """What the run is, and what it is going to cost."""
+    numbers, shape = plan.numbers, plan.shape
+    size = (
+        f"{plan.name}: {format_count(numbers['params'].value)} parameters "
+        f"({shape.num_layers} layers of {shape.width}), {format_count(plan.tokens)} tokens "
+        f"in {plan.steps} steps of {plan.recipe.batch_tokens}"
+    )
+    costs = []
+    for key, text in (("seconds", format_seconds), ("kwh", "{:.3g} kWh".format), ("usd", format_usd)):
+        number = numbers[key]
+        costs.append(f"{text(number.value)} ({text(number.low)} to {text(number.high)})")
+    return [size, "expected: " + ", ".join(costs)]
+
+
+def layout_lines(plan: Plan) -> list[str]:
+    """Where it is computed, with the source of each choice."""
+    layout = plan.layout
+    lines = [
+        f"device: {layout.device}, {layout.processes} processes of {layout.threads} threads, "
+        f"shard = {layout.shard}, precision = {layout.precision}, recompute = {layout.recompute}"
+    ]
+    return lines + [f"{key}: {number.value:g}, {number.how}" for key, number in plan.numbers.items()]
+
+
+def run_lines(run: Run) -> list[str]:
+    """How it ended."""
+    if run.status != "ok":
+        return [f"{run.name}: {run.status}"]
+    return [
+        f"{run.name}: held-out loss {run.heldout_loss:.4f} nats per token, "
+        f"{run.heldout_bits_per_byte:.4f} bits per byte",
+        f"took {format_seconds(run.seconds)}, {run.joules / 3.6e6:.3g} kWh, {format_bytes(run.peak_bytes)} peak",
+    ]
