@@ -8,6 +8,7 @@ import ast
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from stepladder.tune.tasks import Example
@@ -31,6 +32,8 @@ _CHAPTERS = {
     "graphics": "tkinter turtle colorsys idlelib turtledemo wave",
 }
 _MIN_CHARACTERS, _MAX_CHARACTERS = 40, 400
+# So that no single module (turtle, tkinter) is most of its chapter.
+_MOST_PER_FILE = 40
 
 
 def docstring_examples() -> list[Example]:
@@ -41,7 +44,10 @@ def docstring_examples() -> list[Example]:
         for module in modules.split():
             for path in _files(root, module):
                 group = path.relative_to(root).as_posix()
-                examples += [Example(text=text, label=label, group=group) for text in _paragraphs(path)]
+                examples += [
+                    Example(text=text, label=label, group=group)
+                    for text in islice(_paragraphs(path), _MOST_PER_FILE)
+                ]
     return examples
 
 

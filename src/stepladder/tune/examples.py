@@ -140,23 +140,17 @@ def _sentiment(rows: dict[str, list[tuple[str, float, str]]]) -> list[Example]:
 
 
 def _capped(name: str, examples: Sequence[Example], seed: int, limit: int) -> Task:
-    """At most `limit` examples, equal parts per class as far as they reach, whole groups."""
+    """At most `limit` examples, equal parts per class as far as they reach."""
     if not limit or len(examples) <= limit:
         return split_task(name, examples, seed=seed)
-    groups: dict[tuple[str, str], list[Example]] = defaultdict(list)
+    by_label: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        groups[example.label, example.group].append(example)
-    labels = sorted({example.label for example in examples})
-    chooser, kept = random.Random(seed), []
-    for label in labels:
-        names = sorted(key for key in groups if key[0] == label)
-        chooser.shuffle(names)
-        taken: list[Example] = []
-        for key in names:
-            if len(taken) >= limit // len(labels):
-                break
-            taken += groups[key]
-        kept += taken
+        by_label[example.label].append(example)
+    chooser = random.Random(seed)
+    kept: list[Example] = []
+    for label in sorted(by_label):
+        members = by_label[label]
+        kept += chooser.sample(members, min(limit // len(by_label), len(members)))
     return split_task(name, kept, seed=seed)
 
 

@@ -93,7 +93,7 @@ class BestKeeper:
     """
 
     def __init__(self, folder: Path, patience: int, stop: threading.Event) -> None:
-        self._folder, self._patience, self._stop = folder, patience, stop
+        self._folder, self._patience, self.stop = folder, patience, stop
 
     def history(self) -> list[DevScore]:
         """Dev scores so far."""
@@ -121,7 +121,7 @@ class BestKeeper:
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
             write_tensors(self._folder / "best" / WEIGHTS_FILE, serialised(trained))
         elif self.is_exhausted([*past, score]):
-            self._stop.set()
+            self.stop.set()
         return {"heldout_loss": loss, "heldout_accuracy": score.accuracy, "heldout_bits_per_byte": math.nan}
 
     def restore(self, model: nn.Module) -> DevScore:

@@ -204,7 +204,7 @@ def _start(
 ) -> tuple[subprocess.Popen[str], threading.Thread]:
     """One worker process and the thread that listens to it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "stepladder.tune.worker", "--jobs", str(jobs)],
+        [sys.executable, "-m", "stepladder.tune.worker", "--jobs", str(jobs), "--owner", str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -32,7 +32,7 @@ from stepladder.train.loop import Job, Stopped, train
 from stepladder.train.metrics import METRICS_FILE, last_line
 from stepladder.train.objective import Objective
 from stepladder.train.parallel import Ranks
-from stepladder.train.worker import choose_attention, die_with_parent, use_fast_fp32
+from stepladder.train.worker import choose_attention, end_with_owner, use_fast_fp32
 from stepladder.tune.batches import Encoded, TaskBatches
 from stepladder.tune.encode import encode_texts
 from stepladder.tune.heads import Classifier, LinearProbe, save_classifier
@@ -62,6 +62,17 @@ class Texts:
     tokenizer_json: str
 
 
+class _Stop(threading.Event):
+    """Set when its job has learned enough, or when the process is told to stop."""
+
+    def __init__(self, outside: threading.Event) -> None:
+        super().__init__()
+        self._outside = outside
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._outside.is_set()
+
+
 def run_job(job: TuneJob, texts: Texts, stop: threading.Event, on_step: Callable[..., None]) -> None:
     """Tune, keep the best weights on dev, predict the test split; a job that is done is left as it is.
 
@@ -74,7 +85,7 @@ def run_job(job: TuneJob, texts: Texts, stop: threading.Event, on_step: Callable
         return
     started = time.perf_counter()
     model = build_classifier(job, len(texts.labels))
-    keeper = BestKeeper(out, job.options.patience, stop)
+    keeper = BestKeeper(out, job.options.patience, _Stop(stop))
     labels = {split: torch.from_numpy(encoded.labels) for split, encoded in texts.splits.items()}
     if job.method == "frozen":
         features = {split: compute_features(model, texts.splits[split]) for split in ("train", "dev")}
@@ -85,7 +96,7 @@ def run_job(job: TuneJob, texts: Texts, stop: threading.Event, on_step: Callable
         trained, objective = model, Classify(texts.splits["dev"], keeper)
         batches = TaskBatches(texts.splits["train"], job.options.batch_examples, job.seed)
     setup_seconds = time.perf_counter() - started
-    status = "ok" if keeper.is_exhausted() else _train(trained, objective, batches, (job, stop, on_step))
+    status = "ok" if keeper.is_exhausted() else _train(trained, objective, batches, keeper, (job, on_step))
     if status != "ok" and not keeper.history():
         raise TaskError(
             f"{job.method} tuning with seed {job.seed} failed", got=status, next_command="--rate 0.3 or lower"
@@ -104,10 +115,11 @@ def _train(
     model: nn.Module,
     objective: Objective,
     batches: TaskBatches | FeatureBatches,
-    how: tuple[TuneJob, threading.Event, Callable[..., None]],
+    keeper: BestKeeper,
+    what: tuple[TuneJob, Callable[..., None]],
 ) -> str:
     """Run the training loop to its end, or to the end of patience; the run's status."""
-    job, stop, on_step = how
+    job, on_step = what
     options = job.options
     rate = 1.0 if job.method == "scratch" else options.rate
     width = read_shape(weights_folder(Path(job.model))).width
@@ -129,17 +141,15 @@ def _train(
         ranks=Ranks(rank=0, world=1, device=torch.device("cpu")),
         steps=batches.steps_per_epoch * options.epochs,
         folder=Path(job.out),
-        stop=stop,
+        stop=keeper.stop,
         on_step=on_step,
         evaluations=options.epochs * options.evaluations_per_epoch - 1,
     )
     try:
         return train(model, objective, batches, loop_job).status
     except Stopped:
-        # Set by the keeper at the end of patience, or from outside.
-        if not BestKeeper(loop_job.folder, options.patience, stop).is_exhausted():
+        if not keeper.is_exhausted():
             raise
-        stop.clear()
         return "ok"
 
 
@@ -193,21 +203,17 @@ def main(words: list[str] | None = None) -> int:
     """Parse the command line, run the jobs one after the other, return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m stepladder.tune.worker", description=__doc__)
     parser.add_argument("--jobs", type=Path, required=True, help="JSON list of jobs")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--owner", type=int, help="process whose end stops this one")
     options = parser.parse_args(words)
-    die_with_parent()
-    stop, interrupted = threading.Event(), threading.Event()
-
-    def on_signal(*_: object) -> None:
-        interrupted.set()
-        stop.set()
-
+    stop = threading.Event()
+    if options.owner:
+        end_with_owner(options.owner, stop)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+        signal.signal(number, lambda *_: stop.set())
     # Events keep the real stdout; whatever a library prints goes to stderr.
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     use_fast_fp32()
     try:
@@ -215,7 +221,7 @@ def main(words: list[str] | None = None) -> int:
         texts = encode_task(jobs[0]) if jobs else None
         for job in jobs:
             assert texts is not None
-            if interrupted.is_set():
+            if stop.is_set():
                 return EXIT_RESUME
             run_job(job, texts, stop, _reporter(events, job))
             _tell(events, {"event": "done", "out": job.out})
