@@ -1,0 +1,146 @@
+"""A brief, a corpus and this machine in; measured speed, and the rungs that the budget pays for, out."""
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+from stepladder.errors import PlanError
+from stepladder.ladder.calibrate import Bench, calibrate_shapes, choose_layout
+from stepladder.ladder.design import DesignRules, Rung, design_ladder
+from stepladder.models.count import count_params, train_flops_per_token
+from stepladder.models.shape import narrower, shape_for_params
+from stepladder.plan.machine import Machine
+from stepladder.plan.rates import MIN_STEPS, recipe_rule
+from stepladder.plan.throughput import Throughput, fit_throughput
+from stepladder.records import Brief, Corpus, Derived, Layout, Observation, Shape
+
+# The target has this many times the compute of the largest rung unless [override] horizon says otherwise.
+HORIZON = 10.0
+# Share of the wall time that all workers are busy: the last rungs end one after the other.
+PACKING = 0.92
+# The size of the target is first guessed at 20 tokens a parameter (arXiv:2203.15556); the law then decides.
+_GUESSED_RATIO = 20.0
+_MOST_RUNGS = 16
+# Widths of the rungs as shares of the guessed target's.
+_RUNG_WIDTHS = (0.25, 1 / 3, 0.5, 2 / 3, 1.0)
+# Speeds of neighbouring minutes differ by a few per cent on a machine that others share.
+_DRIFT = 1.08
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """What the calibration runs measured.
+
+    `shape` is the first guess of the target; `speedup` what `layout` is worth against one rung beside others.
+    """
+
+    shape: Shape
+    rung_layout: Layout
+    layout: Layout
+    workers: int
+    speedup: Derived
+    trials: tuple[Observation, ...]
+
+
+def measure_speed(brief: Brief, machine: Machine, corpus: Corpus, bench: Bench) -> Speed:
+    """A few dozen steps of real training: the speed of two sizes, and the best layout for the target."""
+    precision = str(brief.override.get("precision", "bf16" if machine.has_bf16 or machine.gpus else "fp32"))
+    device = "cuda" if machine.gpus else "cpu"
+    rung_layout = Layout(device=device, precision=precision)  # pyrefly: ignore[bad-argument-type]
+    workers = int(brief.override.get("workers", 1 if machine.gpus else machine.cores))
+    rates = recipe_rule(brief.override)
+    guess = guess_shape(brief, corpus, _assumed_flops_per_second(machine) * workers)
+    small = narrower(guess, rung_widths(guess)[0])
+    usual = _GUESSED_RATIO * count_params(guess).total
+    trials = [(shape, rates(shape, usual)) for shape in (small, guess) for _ in range(max(workers // 2, 1))]
+    seen = calibrate_shapes(trials, bench, rung_layout, workers)
+    layouts = {"1 process": rung_layout} if machine.gpus else _cpu_layouts(rung_layout, machine.cores)
+    best, seconds = choose_layout(guess, rates(guess, usual), layouts, bench)
+    alone = max(row.seconds / row.tokens for row in seen)
+    ratio = alone / seconds[best]
+    tried = ", ".join(f"{name}: {1 / value:,.0f} tokens/s" for name, value in seconds.items())
+    how = f"{tried} at {count_params(guess).total:,} parameters; one rung beside others {1 / alone:,.0f}"
+    return Speed(
+        shape=guess,
+        rung_layout=rung_layout,
+        layout=layouts[best],
+        workers=workers,
+        speedup=Derived(value=ratio, low=ratio / _DRIFT, high=ratio * _DRIFT, how=how, source="measured"),
+        trials=tuple(seen),
+    )
+
+
+def design_for(brief: Brief, corpus: Corpus, speed: Speed) -> tuple[Rung, ...]:
+    """The rungs that the ladder's share of the budget pays for."""
+    throughput = fit_throughput(speed.trials)
+    wall = _wall_seconds(brief)
+    share = brief.budget.ladder_share
+    target_seconds = (1 - share) * wall
+    per_token = throughput.seconds_per_token(train_flops_per_token(speed.shape)).value / speed.speedup.value
+    tokens = min(target_seconds / per_token, float(corpus.tokens))
+    flops = train_flops_per_token(speed.shape) * tokens
+    rates = recipe_rule(brief.override)
+    rules = DesignRules(
+        budget_seconds=share * wall * speed.workers * PACKING,
+        largest_flops=flops / float(brief.override.get("horizon", HORIZON)),
+        batch_tokens=rates(speed.shape, MIN_STEPS * 1024).batch_tokens,
+        min_steps=MIN_STEPS,
+        max_rungs=int(brief.override.get("rungs", _MOST_RUNGS)),
+    )
+    shapes = [narrower(speed.shape, width) for width in rung_widths(speed.shape)]
+    cost = functools.partial(_cost_seconds, throughput)
+    return design_ladder(shapes, (speed.shape, tokens), cost, rules)
+
+
+def _cost_seconds(throughput: Throughput, shape: Shape, tokens: int) -> float:
+    return throughput.seconds_per_token(train_flops_per_token(shape)).value * tokens
+
+
+def _wall_seconds(brief: Brief) -> float:
+    if brief.budget.hours is None:
+        raise PlanError(
+            "a climb needs to know how long it may take",
+            got="no [budget] hours",
+            allowed="hours = a number above zero, for ladder and target together",
+            next_command="edit stepladder.toml",
+        )
+    return brief.budget.hours * 3600
+
+
+def guess_shape(brief: Brief, corpus: Corpus, flops_per_second: float) -> Shape:
+    """The target's shape at 20 tokens a parameter for its share of the time."""
+    override = brief.override
+    flops = flops_per_second * _wall_seconds(brief) * (1 - brief.budget.ladder_share)
+    params = math.sqrt(flops / (6 * _GUESSED_RATIO))
+    layers, heads = override.get("num_layers"), override.get("num_heads")
+    guess = shape_for_params(
+        min(params, corpus.tokens / 2),
+        vocab_size=corpus.vocab_size,
+        context_tokens=int(override.get("context_tokens", 128)),
+        num_layers=int(layers) if layers else None,
+        num_heads=int(heads) if heads else None,
+        tied_head=bool(override.get("tied_head", False)),
+    )
+    return narrower(guess, int(override["width"])) if "width" in override else guess
+
+
+def rung_widths(guess: Shape) -> list[int]:
+    """Widths of the rungs: multiples of 8 that the target's heads divide into even parts."""
+    unit = math.lcm(8, 2 * guess.num_heads)
+    return sorted({max(round(guess.width * share / unit), 1) * unit for share in _RUNG_WIDTHS})
+
+
+def _assumed_flops_per_second(machine: Machine) -> float:
+    """A first guess of one worker's training speed, only used for the size of the calibration runs: small
+    decoders reached 30 to 60 GFLOP/s on a thread with bf16 (docs/log.md), a tenth of a GPU's peak."""
+    if machine.gpus:
+        return 5e13
+    return 4e10 if machine.has_bf16 else 2.5e10
+
+
+def _cpu_layouts(base: Layout, cores: int) -> dict[str, Layout]:
+    """Ways to use all cores for one run."""
+    layouts = {f"1 process x {cores} threads": replace(base, threads=cores)}
+    if cores > 1:
+        layouts[f"{cores} processes x 1 thread"] = replace(base, processes=cores, shard="ddp")
+    return layouts

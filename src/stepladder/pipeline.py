@@ -1,0 +1,60 @@
+"""The whole story: a brief in; a scored, tuned and exported model with its report out. Read this first.
+
+Each stage is a function of nouns to nouns in `stages.py`; each can be run alone by the verb of its name,
+and each keeps what it has done, so that the same call goes on after an interruption.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepladder import stages
+from stepladder.eval.table import TaskTable
+from stepladder.records import Forecast, Plan, Report, Run, Score
+from stepladder.stages import Climb
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summit:
+    """What a climb came to."""
+
+    plan: Plan
+    forecast: Forecast
+    run: Run
+    scores: tuple[Score, ...]
+    tables: tuple[TaskTable, ...]
+    export: Path | None
+    report: Report
+
+
+def run_climb(climb: Climb) -> Summit:
+    """Climb from the brief to the report."""
+    machine = stages.open_climb(climb)
+
+    # What have I got, and how fast is it?
+    corpus = stages.prepare(climb)
+    speed = stages.calibrate(climb, machine, corpus)
+
+    # Climb small, and learn how loss falls with size and data.
+    observations = stages.climb_small(climb, corpus, speed)
+    law = stages.learn(climb, observations)
+
+    # Decide what the rest of the budget buys, and say what will come of it before it starts.
+    plan, forecast = stages.decide(climb, machine, corpus, speed, observations, law)
+
+    # Climb high, and tell the truth.
+    run = stages.climb_high(climb)
+    scores = stages.tell(climb, forecast, run)
+
+    # Put the model to work, and hand it over.
+    tables = stages.adapt(climb, run)
+    export = stages.hand_over(climb, run)
+    report = stages.write_report(climb)
+    return Summit(
+        plan=plan,
+        forecast=forecast,
+        run=run,
+        scores=tuple(scores),
+        tables=tuple(tables),
+        export=export,
+        report=report,
+    )

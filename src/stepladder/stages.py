@@ -1,0 +1,323 @@
+"""The steps of a climb in one folder: each takes what the one before left, and keeps what it has done.
+
+A stage that finds its result made from the same inputs returns it; one that was interrupted goes on.
+`pipeline.py` calls them in order.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stepladder import __version__
+from stepladder.data.options import CorpusOptions
+from stepladder.data.prepare import prepare_corpus
+from stepladder.errors import PlanError
+from stepladder.eval.table import TaskTable, task_table
+from stepladder.ladder.budget import HORIZON, PACKING, Speed, design_for, measure_speed
+from stepladder.ladder.calibrate import Bench
+from stepladder.ladder.collect import usable
+from stepladder.ladder.design import Rung
+from stepladder.ladder.run import run_ladder, rung_plans
+from stepladder.launch.local import run_plan
+from stepladder.laws.estimate import FitOptions
+from stepladder.laws.fit import fit_law
+from stepladder.laws.intervals import forecast
+from stepladder.laws.registry import freeze, write_forecasts
+from stepladder.laws.score import score
+from stepladder.laws.table import read_observations
+from stepladder.models.count import count_params, train_flops_per_token
+from stepladder.models.export import export_folder
+from stepladder.plan.choose import ChooseOptions, choose_plan
+from stepladder.plan.machine import Machine, machine_from_json, measure_machine
+from stepladder.plan.rates import recipe_rule
+from stepladder.records import (
+    Brief,
+    Corpus,
+    Derived,
+    Forecast,
+    Interval,
+    Law,
+    Observation,
+    Plan,
+    Report,
+    Run,
+    Score,
+    from_json,
+    to_json,
+)
+from stepladder.report.build import build_report
+from stepladder.store import open_artefact, read_json, write_json
+from stepladder.tune.examples import EXAMPLE_TASKS, example_task
+from stepladder.tune.run import TuneOptions, tune_task
+from stepladder.tune.tasks import read_task
+from stepladder.units import format_count, format_seconds
+
+LOSS_UNIT = "bits_per_byte"
+_Z95_TO_80 = 1.959964 / 1.281552
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Climb:
+    """A brief and the folder in which it is climbed. `tune_examples` and `tune_epochs` bound the tuning."""
+
+    brief: Brief
+    folder: Path
+    quiet: bool = False
+    tune_examples: int = 0
+    tune_epochs: int = 6
+
+    def say(self, stage: str, text: str) -> None:
+        """One line on stdout about a stage that is done."""
+        if not self.quiet:
+            print(f"{stage:<10}  {text}", flush=True)
+
+    def override(self, name: str, otherwise: float) -> float:
+        """A numeric override of the brief."""
+        return float(self.brief.override.get(name, otherwise))
+
+
+def open_climb(climb: Climb) -> Machine:
+    """Claim the folder for the brief and look at the machine.
+
+    Raises:
+        FingerprintError: the folder belongs to another brief.
+        PlanError: the brief asks for hardware that is not this machine.
+    """
+    if climb.brief.hardware.device != "this":
+        raise PlanError(
+            "a climb trains on the machine that it is started on",
+            got=f"device = {climb.brief.hardware.device!r}",
+            allowed='device = "this"',
+            next_command="stepladder plan   (plans for any device)",
+        )
+    value = to_json(climb.brief)
+    # Where sources lie is no input; what they hold is in the corpus' own fingerprint.
+    value["data"].pop("sources")
+    open_artefact(climb.folder, value, next_command="stepladder climb --out ANOTHER_FOLDER")
+    path = climb.folder / "machine.json"
+    if not path.exists():
+        write_json(path, to_json(measure_machine(rates="cached", folder=climb.folder)))
+    return machine_from_json(read_json(path))
+
+
+def prepare(climb: Climb) -> Corpus:
+    """Text of the brief → corpus/."""
+    brief = climb.brief
+    options = CorpusOptions(
+        vocab_size=int(climb.override("vocab_size", CorpusOptions().vocab_size)),
+        held_out=brief.data.held_out,
+        seed=int(climb.override("seed", 0)),
+        dedup_jaccard=climb.override("dedup_jaccard", CorpusOptions().dedup_jaccard),
+        max_bytes=int(climb.override("max_input_bytes", 0)),
+    )
+    corpus = prepare_corpus(brief.data.sources, climb.folder / "corpus", options, quiet=climb.quiet)
+    climb.say(
+        "data",
+        f"{format_count(corpus.tokens)} tokens from {corpus.kept_documents:,} of "
+        f"{corpus.input_documents:,} documents (corpus/DATA_CARD.md)",
+    )
+    return corpus
+
+
+def calibrate(climb: Climb, machine: Machine, corpus: Corpus) -> Speed:
+    """A few dozen steps of real training for the speed of sizes and layouts → calibration/."""
+    folder = climb.folder / "calibration"
+    path = folder / "speed.json"
+    if not path.exists():
+        bench = Bench(
+            folder=folder,
+            corpus="../../corpus",
+            corpus_fingerprint=corpus.fingerprint,
+            quiet=climb.quiet,
+        )
+        write_json(path, to_json(measure_speed(climb.brief, machine, corpus, bench)))
+    speed = from_json(Speed, read_json(path))
+    climb.say("calibrate", speed.speedup.how)
+    return speed
+
+
+def climb_small(climb: Climb, corpus: Corpus, speed: Speed) -> list[Observation]:
+    """Design the ladder for its share of the budget and train it → ladder/."""
+    path = climb.folder / "ladder" / "design.json"
+    if not path.exists():
+        rungs = design_for(climb.brief, corpus, speed)
+        write_json(path, {"rungs": [to_json(rung) for rung in rungs]})
+    rungs = [from_json(Rung, item) for item in read_json(path)["rungs"]]
+    plans = rung_plans(
+        rungs,
+        recipe_rule(climb.brief.override),
+        corpus="../../corpus",
+        corpus_fingerprint=corpus.fingerprint,
+        layout=speed.rung_layout,
+        seed=int(climb.override("seed", 0)),
+    )
+    rows = run_ladder(plans, path.parent, workers=speed.workers, quiet=climb.quiet)
+    kept = usable(rows)
+    ratios = sorted(row.tokens / row.params for row in kept)
+    climb.say(
+        "ladder",
+        f"{len(kept)} of {len(plans)} rungs, {ratios[0]:.2g} to {ratios[-1]:.2g} tokens a parameter, losses "
+        f"{min(row.loss for row in kept):.3f} to {max(row.loss for row in kept):.3f} {LOSS_UNIT}",
+    )
+    return rows
+
+
+def learn(climb: Climb, observations: Sequence[Observation]) -> Law:
+    """Fit the law to the rungs → law.json."""
+    path = climb.folder / "law.json"
+    if not path.exists():
+        law = fit_law(read_observations(usable(observations), LOSS_UNIT), FitOptions())
+        write_json(path, to_json(law))
+    law = from_json(Law, read_json(path))
+    terms = ", ".join(f"{name} {value:.3g}" for name, value in law.terms.items())
+    climb.say("law", f"{terms}" + (f"; REFUSED: {law.refusal}" if law.refusal else ""))
+    return law
+
+
+def decide(
+    climb: Climb,
+    machine: Machine,
+    corpus: Corpus,
+    speed: Speed,
+    observations: Sequence[Observation],
+    law: Law,
+) -> tuple[Plan, Forecast]:
+    """Choose the target and freeze the forecast before it starts → plan.json, forecast.json."""
+    plan_path, path = climb.folder / "plan.json", climb.folder / "forecast.json"
+    if not path.exists():
+        brief = climb.brief
+        brief = replace(brief, override={"horizon": HORIZON, **brief.override})
+        options = ChooseOptions(
+            corpus_folder="corpus",
+            loss_unit=LOSS_UNIT.replace("_", " "),
+            size_column=law.size_column,
+            like=speed.shape,
+            layout=speed.layout,
+            speedup=speed.speedup,
+            spent_seconds=sum(row.seconds for row in observations) / speed.workers / PACKING,
+        )
+        plan = choose_plan(
+            brief,
+            lambda params, tokens: forecast(law, params, tokens).loss,
+            observations,
+            machine,
+            corpus,
+            recipe_rule(brief.override),
+            options,
+        )
+        write_json(plan_path, to_json(plan))
+        count = count_params(plan.shape)
+        size = count.nonembed if law.size_column == "nonembed_params" else count.total
+        said = forecast(law, size, plan.tokens, run=plan.name)
+        largest = max(row.flops for row in usable(observations))
+        costs = {name: _interval(plan.numbers[name]) for name in ("seconds", "usd", "kwh", "kg_co2e")}
+        said = replace(said, costs=costs, horizon=train_flops_per_token(plan.shape) * plan.tokens / largest)
+        write_forecasts(path, [freeze(said)], law=law.fingerprint, stepladder=__version__)
+    plan = from_json(Plan, read_json(plan_path))
+    said = from_json(Forecast, read_json(path)["forecasts"][0])
+    seconds = said.costs["seconds"]
+    climb.say(
+        "plan",
+        f"{format_count(plan.numbers['params'].value)} parameters on {format_count(plan.tokens)} tokens, "
+        f"{said.horizon:.3g}x the compute of the largest rung",
+    )
+    climb.say(
+        "forecast",
+        f"loss {said.loss.value:.4f} (80 %: {said.loss.low80:.4f} to {said.loss.high80:.4f}) {LOSS_UNIT}, "
+        f"{format_seconds(seconds.value)} ({format_seconds(seconds.low80)} to "
+        f"{format_seconds(seconds.high80)}); frozen as {said.fingerprint}"
+        + (f"; REFUSED: {said.reason}" if said.status == "refused" else ""),
+    )
+    return plan, said
+
+
+def climb_high(climb: Climb) -> Run:
+    """Train the target → target@1/."""
+    run = run_plan(climb.folder / "plan.json", climb.folder / "target@1", quiet=climb.quiet)
+    climb.say(
+        "target",
+        f"loss {run.heldout_bits_per_byte:.4f} {LOSS_UNIT} after {run.steps:,} steps in "
+        f"{format_seconds(run.seconds)} ({run.status})",
+    )
+    return run
+
+
+def tell(climb: Climb, said: Forecast, run: Run) -> list[Score]:
+    """Forecast beside outcome → score.json."""
+    scores = [score(said, run.heldout_bits_per_byte)] if math.isfinite(run.heldout_bits_per_byte) else []
+    scores.append(
+        Score(run=said.run, quantity="seconds", forecast=said.costs["seconds"], outcome=run.seconds)
+    )
+    write_json(climb.folder / "score.json", {"scores": [to_json(item) for item in scores]})
+    for item in scores:
+        held = "hit" if item.forecast.held80(item.outcome) else "MISS"
+        wide = "inside" if item.forecast.held95(item.outcome) else "OUTSIDE"
+        climb.say(
+            "score",
+            f"{item.quantity}: forecast {item.forecast.value:.4g}, measured {item.outcome:.4g}, error "
+            f"{item.relative_error:+.2%}; {held}: 80 % interval {item.forecast.low80:.4g} to "
+            f"{item.forecast.high80:.4g}; {wide} the 95 % interval",
+        )
+    return scores
+
+
+def adapt(climb: Climb, run: Run) -> list[TaskTable]:
+    """Fine-tune on each task of the brief, beside baselines → tune/<task>@1/."""
+    tables = []
+    for name in climb.brief.data.tasks if run.status == "ok" else ():
+        task = (
+            example_task(name, examples=climb.tune_examples)
+            if name in EXAMPLE_TASKS
+            else read_task(Path(name), examples=climb.tune_examples)
+        )
+        for note in task.notes:
+            print(f"note: {note}", file=sys.stderr)
+        folder = climb.folder / "tune" / f"{task.name}@1"
+        tune_task(
+            climb.folder / "target@1",
+            task,
+            folder,
+            tokenizer=climb.folder / "corpus",
+            options=TuneOptions(epochs=climb.tune_epochs),
+            workers=2,
+            quiet=climb.quiet,
+        )
+        table = task_table(folder)
+        tables.append(table)
+        climb.say("tune", f"{table.task}: {table.verdict}")
+    return tables
+
+
+def hand_over(climb: Climb, run: Run) -> Path | None:
+    """Write the target for transformers → export/."""
+    if run.status != "ok":
+        return None
+    folder = climb.folder / "export"
+    if not (folder / "config.json").exists():
+        export_folder(climb.folder / "target@1", folder, climb.folder / "corpus")
+    climb.say("export", f"{folder} (transformers loads it)")
+    return folder
+
+
+def write_report(climb: Climb) -> Report:
+    """Everything above on one page → report.html, MODEL_CARD.md."""
+    report = build_report(climb.folder)
+    climb.say("report", report.path)
+    return report
+
+
+def _interval(number: Derived) -> Interval:
+    """80 and 95 % of a Derived, whose own ends are 80 %, in logarithms."""
+    if number.value <= 0:
+        value = number.value
+        return Interval(value=value, low80=value, high80=number.high, low95=value, high95=number.high)
+    low, high = max(number.low, number.value * 1e-6), number.high
+    return Interval(
+        value=number.value,
+        low80=low,
+        high80=high,
+        low95=number.value * (low / number.value) ** _Z95_TO_80,
+        high95=number.value * (high / number.value) ** _Z95_TO_80,
+    )
