@@ -32,7 +32,7 @@ from stepladder.records import (
 )
 from stepladder.store import write_json, write_text
 
-TARGET_PARAMS, TARGET_TOKENS = 940_000.0, 9_000_000.0
+TARGET_PARAMS, TARGET_TOKENS = 1_600_000.0, 26_000_000.0
 HOSTILE = (
     "<script>alert('corpus')</script></script><img src=http://127.0.0.1/x onerror=alert(1)> &amp; “quoted”"
 )
@@ -139,15 +139,15 @@ def plan(frozen: Forecast) -> Plan:
             "params": params,
             "tokens": tokens,
             "loss": loss_of(params, tokens),
-            "seconds": 2.35e-12 * 6 * params * tokens + 85,
-            "usd": 1.5e-5 * (2.35e-12 * 6 * params * tokens + 85),
+            "seconds": 4.8e-13 * 6 * params * tokens + 85,
+            "usd": 1.5e-5 * (4.8e-13 * 6 * params * tokens + 85),
         }
         for why, params, tokens in (
-            ("a quarter of the compute", 520_000, 4_100_000),
-            ("half of the compute", 700_000, 6_000_000),
+            ("a quarter of the compute", 800_000, 13_000_000),
+            ("half of the compute", 1_130_000, 18_400_000),
             ("chosen", TARGET_PARAMS, TARGET_TOKENS),
-            ("twice the compute", 1_300_000, 13_000_000),
-            ("a fourfold budget", 1_900_000, 19_000_000),
+            ("twice the compute", 2_300_000, 37_000_000),
+            ("a fourfold budget", 3_200_000, 52_000_000),
         )
     )
     return Plan(
@@ -155,11 +155,11 @@ def plan(frozen: Forecast) -> Plan:
         corpus="corpus",
         shape=Shape(
             num_layers=3,
-            width=96,
+            width=160,
             num_heads=2,
             num_kv_heads=2,
-            head_dim=48,
-            ffn_width=256,
+            head_dim=80,
+            ffn_width=448,
             vocab_size=2048,
             context_tokens=128,
         ),
@@ -218,8 +218,8 @@ def write_corpus(folder: Path) -> None:
 
 
 def write_target(folder: Path) -> None:
-    """run.json and metrics.jsonl of 2,197 steps."""
-    bits = loss_of(TARGET_PARAMS, TARGET_TOKENS) * 0.985
+    """run.json and metrics.jsonl of 6,347 steps."""
+    bits = loss_of(TARGET_PARAMS, TARGET_TOKENS) * 0.97
     steps = int(TARGET_TOKENS) // 4096
     run = Run(
         name="target",

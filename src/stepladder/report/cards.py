@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from stepladder import __version__
 from stepladder.report.more_sections import stage_amounts
 from stepladder.report.parts import Parts
-from stepladder.report.words import UNITS, number_of, show, show_range, verdict
+from stepladder.report.words import UNITS, number_of, percent, show, show_range, verdict
 from stepladder.units import JOULES_PER_KWH, format_bytes
 
 NOT_STATED = "NOT STATED"
@@ -125,8 +125,8 @@ def _training(parts: Parts) -> str:
             "Tokens": f"{run.tokens:,} in {run.steps:,} steps of {recipe.batch_tokens:,}",
             "Optimiser": f"{recipe.optimiser}, peak rates {recipe.hidden_lr:.3g} (hidden), "
             f"{recipe.embed_lr:.3g} (embeddings), {recipe.head_lr:.3g} (head)",
-            "Schedule": f"warm-up {recipe.warmup_share:.0%}, constant, "
-            f"decay over the last {recipe.decay_share:.0%}",
+            "Schedule": f"warm-up {percent(recipe.warmup_share, 0)}, constant, "
+            f"decay over the last {percent(recipe.decay_share, 0)}",
             "Precision and device": f"{layout.precision} on {layout.device}",
             "Seed": str(parts.plan.seed),
             "Status": run.status,

@@ -70,7 +70,7 @@ def law_curve(
     y = y_axis("loss", f"held-out loss ({UNITS.get(loss_unit, loss_unit)})")
     layers: list[Spec] = []
     if band:
-        for low, high, opacity in (("low95", "high95", 0.14), ("low80", "high80", 0.22)):
+        for low, high, opacity in (("low95", "high95", 0.18), ("low80", "high80", 0.24)):
             area = {"type": "area", "opacity": opacity, "interpolate": "monotone"}
             layers.append(
                 layer_of(band, area, LAW, {"x": x, "y": {**y, "field": low}, "y2": {"field": high}})

@@ -15,8 +15,8 @@ Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 COMPUTE = "training compute, 6ND (FLOP)"
-MEASURED, FORECAST, RUNGS = "measured target", "frozen forecast, 80 and 95 %", "ladder"
-LAW, SIZES, EXCLUDED = "law, 80 and 95 %", "law, one line a size", "excluded rung"
+MEASURED, FORECAST, RUNGS = "measured target", "frozen forecast", "ladder"
+LAW, SIZES, EXCLUDED = "law", "law, one line a size", "excluded rung"
 TRAINING, HELD_OUT, ALTERNATIVES, CHOSEN = "training", "held-out", "alternatives", "chosen plan"
 
 POINT = {"type": "point", "filled": True, "size": 75, "opacity": 1}
@@ -75,12 +75,14 @@ def rung_row(row: Observation) -> dict[str, Any]:
 
 def x_axis(field: str, title: str, *, log: bool, number_format: str) -> Spec:
     scale: Spec = {"type": "log", "nice": False, "padding": 14} if log else {"zero": True, "nice": False}
+    # A linear axis with an SI format would write 0M for zero; a log axis needs the format to thin its labels.
+    text = {"format": number_format} if log else {"labelExpr": f"format(datum.value, '{number_format}')"}
     return {
         "field": field,
         "type": "quantitative",
         "title": title,
         "scale": scale,
-        "axis": {"format": number_format, "grid": False},
+        "axis": {**text, "grid": False},
     }
 
 
@@ -137,7 +139,7 @@ def bars(
         "field": amount,
         "type": "quantitative",
         "title": title,
-        "axis": {"format": ",~g", "grid": True},
+        "axis": {"grid": True},
         # Room for the labels at the bars' ends.
         "scale": {"domain": [0, 1.14 * max(row[amount] for row in rows)], "nice": False},
     }

@@ -11,7 +11,7 @@ from stepladder.report import figures
 from stepladder.report.html import Html, commands, facts, figure, join, missing, paragraph, table, tag
 from stepladder.report.parts import COMMANDS, Parts, Task
 from stepladder.report.sections import Section
-from stepladder.report.words import SMALL_KWH, number_of, show
+from stepladder.report.words import SMALL_KWH, number_of, short_name, show
 from stepladder.units import JOULES_PER_KWH, format_bytes, format_count, format_seconds
 
 # Excerpts longer than this tell nothing more about why a rule fired.
@@ -95,10 +95,7 @@ def cost(parts: Parts) -> Section:
     pieces.append(table(("stage", "time", "energy"), rows, numbers=(1, 2)))
     numbers = parts.plan.numbers if parts.plan else {}
     if planned := {name: numbers[name] for name in ("usd", "kwh", "kg_co2e") if name in numbers}:
-        told = [
-            f"{name.replace('_', ' ')} {show(name, item.value)} ({item.how})"
-            for name, item in planned.items()
-        ]
+        told = [f"{short_name(name)} {show(name, item.value)} ({item.how})" for name, item in planned.items()]
         pieces.append(paragraph("The plan said of the target: " + "; ".join(told) + ".", class_="note"))
     return Section(key="cost", title="Cost and energy", body=join(pieces), figures=specs)
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepladder.laws.forms import FORMS
-from stepladder.records import Observation, Score
+from stepladder.records import Law, Observation, Score
 from stepladder.report import curve, figures
 from stepladder.report.html import Html, esc, facts, figure, join, listing, missing, paragraph, table, tag
 from stepladder.report.marks import Spec
 from stepladder.report.parts import COMMANDS, Parts
 from stepladder.report.words import (
-    QUANTITIES,
     UNITS,
     compute_of,
     excluded_reason,
     note_of,
     number_of,
     percent,
+    short_name,
     show,
     show_interval,
     show_range,
@@ -92,22 +92,7 @@ def law(parts: Parts) -> Section:
     if residuals := curve.residual_rows(fitted, rungs):
         specs["residuals"] = figures.residuals(residuals)
     quality = fitted.quality
-    constants = [
-        (
-            name,
-            f"{value:.5g}",
-            show_range("", quality[f"{name}_low80"], quality[f"{name}_high80"])
-            if f"{name}_low80" in quality
-            else "not known",
-        )
-        for name, value in fitted.terms.items()
-    ]
     known = FORMS.get(fitted.form)
-    captions = {
-        "law": "Law along the target's ratio of tokens to parameters; rungs with another ratio lie off it.",
-        "sizes": "The same law for each size; labels are parameters.",
-        "residuals": "How far the law is from its own rungs; small errors here do not vouch for the target.",
-    }
     pieces = [
         paragraph(_equation(fitted.form, fitted.terms), class_="equation"),
         paragraph(
@@ -116,8 +101,8 @@ def law(parts: Parts) -> Section:
             class_="note",
         ),
         *([paragraph(f"Refused: {fitted.refusal}", class_="verdict half")] if fitted.refusal else []),
-        *[figure(key, captions[key]) for key in specs],
-        table(("constant", "value", "80 % interval"), constants, numbers=(1, 2)),
+        *[figure(key, _LAW_CAPTIONS[key]) for key in specs],
+        _constants(fitted),
     ]
     if "certified" in quality:
         pieces.append(paragraph(_certificate(quality), class_="note"))
@@ -161,7 +146,7 @@ def plan(parts: Parts) -> Section:
     head = ("quantity", "value", "80 % interval", "how", "source")
     rows = [
         (
-            name.replace("_", " "),
+            tag("code", name),
             show(name, item.value),
             show_range(name, item.low, item.high),
             item.how,
@@ -176,12 +161,13 @@ def plan(parts: Parts) -> Section:
         "vocabulary and context": f"{shape.vocab_size:,} tokens, context of {shape.context_tokens:,}",
         "optimiser": f"{recipe.optimiser}, peak rates: hidden {recipe.hidden_lr:.3g}, "
         f"embeddings {recipe.embed_lr:.3g}, head {recipe.head_lr:.3g}",
-        "schedule": f"warm-up {recipe.warmup_share:.0%}, then constant, "
-        f"decay over the last {recipe.decay_share:.0%}",
+        "schedule": f"warm-up {percent(recipe.warmup_share, 0)}, then constant, "
+        f"decay over the last {percent(recipe.decay_share, 0)}",
         "layout": f"{layout.device}, {ways} process{'es' if ways > 1 else ''}, {layout.precision}, "
         f"sharding: {layout.shard}",
     }
-    pieces: list[Html] = [facts(shapes), table(head, rows, numbers=(1, 2))]
+    why = join([tag("code", "stepladder plan --why NAME"), " prints how a number came about."])
+    pieces: list[Html] = [facts(shapes), table(head, rows, numbers=(1, 2)), paragraph(why, class_="note")]
     if chosen.limits:
         limits = [(name.replace("_", " "), percent(share)) for name, share in chosen.limits.items()]
         pieces.append(table(("limit", "probability of breaking it"), limits, numbers=(1,)))
@@ -247,6 +233,12 @@ def _alternatives(parts: Parts) -> Section:
     return Section(key="alternatives", title="", body=join(body), figures=specs)
 
 
+_LAW_CAPTIONS = {
+    "law": "Law and forecast with 80 and 95 % intervals, at the target's ratio of tokens to parameters; "
+    "rungs with another ratio lie off it.",
+    "sizes": "The same law for each size; labels are parameters.",
+    "residuals": "How far the law is from its own rungs; small errors here do not vouch for a target.",
+}
 _IN_CONTEXT = (
     "Loss early in the context minus loss late in it: how much a model gains from what it has just read. "
     "Where the target's score has another sign than the rungs', their law does not hold for it."
@@ -270,11 +262,9 @@ def _score_table(scores: tuple[Score, ...]) -> Html:
     rows = []
     for score in scores:
         name, at = score.quantity, score.forecast
-        short = _quantity(name).split(" (")[0]
+        short = short_name(name)
         ranges = (show_range(name, at.low80, at.high80), show_range(name, at.low95, at.high95))
-        held = (
-            "80 and 95 %" if at.held80(score.outcome) else "95 %" if at.held95(score.outcome) else "neither"
-        )
+        held = "both" if at.held80(score.outcome) else "95 % only" if at.held95(score.outcome) else "neither"
         rows.append(
             (
                 short,
@@ -288,12 +278,8 @@ def _score_table(scores: tuple[Score, ...]) -> Html:
     return table(head, rows, numbers=range(1, 6))
 
 
-def _quantity(name: str) -> str:
-    return QUANTITIES.get(name, name.replace("_", " "))
-
-
 def _score_caption(key: str) -> str:
-    name = _quantity(key.removeprefix("score-").removeprefix("forecast-"))
+    name = short_name(key.removeprefix("score-").removeprefix("forecast-"))
     return f"{name[0].upper()}{name[1:]}: the wide bar is the 80 % interval, the thin one the 95 % interval."
 
 
@@ -312,6 +298,14 @@ def _rung_cells(row: Observation) -> tuple[Any, ...]:
     )
 
 
+def _constants(fitted: Law) -> Html:
+    rows = []
+    for name, value in fitted.terms.items():
+        low, high = (fitted.quality.get(f"{name}_{end}80", math.nan) for end in ("low", "high"))
+        rows.append((name, f"{value:.5g}", show_range("", low, high) if math.isfinite(low) else "not known"))
+    return table(("constant", "value", "80 % interval"), rows, numbers=(1, 2))
+
+
 def _equation(form: str, terms: Mapping[str, float]) -> Html:
     if not {"E", "A", "B", "alpha"} <= set(terms):
         return esc(f"L = {FORMS[form].equation if form in FORMS else form}")
@@ -325,8 +319,8 @@ def _equation(form: str, terms: Mapping[str, float]) -> Html:
 
 def _certificate(quality: Mapping[str, float]) -> str:
     state = "certified" if quality["certified"] else "not certified"
-    text = f"Optimum {state}: {quality.get('success_share', math.nan):.0%} of the starts reached it"
-    return text + f"; residuals {quality.get('rms_residual', math.nan):.2%} (root mean square)."
+    text = f"Optimum {state}: {percent(quality.get('success_share', math.nan), 0)} of the starts reached it"
+    return text + f"; residuals {percent(quality.get('rms_residual', math.nan), 2)} (root mean square)."
 
 
 def _losses(nats: float, bits: float) -> str:
@@ -345,6 +339,7 @@ def warnings(parts: Parts) -> Section:
         for row in parts.ladder.observations
         if (reason := excluded_reason(row))
     ]
+    items += _mismatches(parts)
     run = parts.target.run
     items += [f"The target run ended with status {run.status!r}."] if run and run.status != "ok" else []
     items += [
@@ -352,3 +347,14 @@ def warnings(parts: Parts) -> Section:
         "Loss is not usefulness: see the task table for what the model does with labels.",
     ]
     return Section(key="limits", title="Limitations and warnings", body=listing(items))
+
+
+def _mismatches(parts: Parts) -> list[str]:
+    """Parts of the folder that do not belong together."""
+    items = []
+    plan, corpus, forecast, fitted = parts.plan, parts.corpus, parts.forecast, parts.law
+    if plan and corpus and plan.corpus_fingerprint and plan.corpus_fingerprint != corpus.fingerprint:
+        items.append("The plan was made for another corpus than the one in this folder.")
+    if forecast and fitted and forecast.law_fingerprint and forecast.law_fingerprint != fitted.fingerprint:
+        items.append("The forecast was made with another law than the one in this folder.")
+    return items

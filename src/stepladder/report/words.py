@@ -64,9 +64,9 @@ def show_range(name: str, low: float, high: float) -> str:
     return f"{first} – {last}"
 
 
-def percent(share: float, *, signed: bool = False) -> str:
-    """A share as percent with one decimal: '1.3 %', signed '+1.3 %'."""
-    return f"{100 * share:+.1f} %" if signed else f"{100 * share:.1f} %"
+def percent(share: float, digits: int = 1, *, signed: bool = False) -> str:
+    """A share as percent: '1.3 %', signed '+1.3 %'."""
+    return f"{100 * share:{'+' if signed else ''}.{digits}f} %"
 
 
 def flops_of(params: float, tokens: float) -> float:
@@ -108,7 +108,7 @@ def verdict(score: Score) -> tuple[str, str]:
         f"forecast {show(score.quantity, score.forecast.value)}, "
         f"measured {show(score.quantity, score.outcome)}, error {percent(error, signed=True)}"
     )
-    name = QUANTITIES.get(score.quantity, score.quantity).split(" (")[0]
+    name = short_name(score.quantity)
     if score.forecast.held80(score.outcome):
         return "hit", f"Hit: the forecast of {name} was {away} and its 80 % interval held ({figures})."
     if score.forecast.held95(score.outcome):
@@ -119,6 +119,11 @@ def verdict(score: Score) -> tuple[str, str]:
     return "miss", (
         f"Miss: the forecast of {name} was {away}; neither its 80 % nor its 95 % interval held ({figures})."
     )
+
+
+def short_name(name: str) -> str:
+    """A quantity in words without its unit."""
+    return QUANTITIES.get(name, name.replace("_", " ")).split(" (")[0]
 
 
 def show_interval(name: str, interval: Interval) -> str:
