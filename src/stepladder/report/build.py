@@ -31,5 +31,7 @@ def headlines(parts: Parts) -> list[str]:
     if parts.forecast and not parts.scores:
         lines.append(f"Forecast loss {show_interval('loss', parts.forecast.loss)}; not measured yet.")
     lines += [f"{task.name}: {task.verdict}" for task in parts.tasks if task.verdict]
-    lines += list(parts.missing.values())
+    # A climb's folder need not hold its brief: only a brief that cannot be read is worth a line.
+    there = {part: text for part, text in parts.missing.items() if part != "brief" or "cannot" in text}
+    lines += list(there.values())
     return lines

@@ -113,23 +113,21 @@ def reproduce(parts: Parts) -> Section:
         "forecast": parts.forecast.fingerprint if parts.forecast else "",
     }
     lines = (
-        "stepladder data SOURCES --out corpus/   # sources: stepladder.toml",
-        "stepladder ladder",
+        "stepladder climb stepladder.toml",
+        "",
+        "stepladder data SOURCES --out corpus/",
+        "stepladder ladder stepladder.toml",
         "stepladder fit ladder/observations.csv --law law.json",
-        "stepladder plan",
+        "stepladder plan stepladder.toml --law law.json --out plan.json",
         "stepladder train plan.json --out target@1",
-        "stepladder tune",
-        "stepladder report",
+        "stepladder tune --from target@1 --task TASK",
+        "stepladder report .",
     )
     versions = {"stepladder": __version__, "python": platform.python_version()} | _versions()
     told = ", ".join(f"{name} {version}" for name, version in versions.items())
     body = join(
         [
-            paragraph(
-                "In the folder with stepladder.toml, ",
-                tag("code", "stepladder climb"),
-                " does all of it, or step by step:",
-            ),
+            paragraph("The first line does all of it; those below are its steps, in the climb's own folder."),
             commands(*lines),
             facts(
                 {
@@ -184,20 +182,25 @@ def overlap_verdict(rows: Sequence[TaskResult]) -> str:
 
 
 def _task_table(task: Task) -> Html:
-    head = ("method", "metric", "value", "95 % interval", "seeds", "seconds", "notes")
+    """A row a method, a column a metric."""
+    metrics = list(dict.fromkeys(row.metric for row in task.rows))
+    cells = {
+        (row.method, row.metric): f"{row.value:.3f} ({row.low:.3f} – {row.high:.3f})" for row in task.rows
+    }
+    first = {row.method: row for row in reversed(task.rows)}
+    methods = dict.fromkeys(row.method for row in task.rows)
+    head = ("method", *[metric.replace("_", " ") for metric in metrics], "seeds", "time", "notes")
     rows = [
         (
-            row.method,
-            row.metric.replace("_", " "),
-            f"{row.value:.3f}",
-            f"{row.low:.3f} – {row.high:.3f}",
-            row.seeds,
-            show("seconds", row.seconds),
-            row.notes,
+            method,
+            *[cells.get((method, metric), "") for metric in metrics],
+            first[method].seeds,
+            show("seconds", first[method].seconds),
+            first[method].notes,
         )
-        for row in task.rows
+        for method in methods
     ]
-    return table(head, rows, numbers=(2, 3, 4, 5))
+    return table(head, rows, numbers=range(1, 3 + len(metrics)))
 
 
 def _examples(audit: Mapping[str, Any]) -> Html:

@@ -42,12 +42,12 @@ COMMANDS: Mapping[str, str] = {
     "audit": "stepladder data PATH... --out corpus/",
     "ladder": "stepladder ladder",
     "law": "stepladder fit ladder/observations.csv --law law.json",
-    "plan": "stepladder plan",
-    "forecast": "stepladder plan",
+    "plan": "stepladder plan --out plan.json",
+    "forecast": "stepladder climb",
     "target": "stepladder train plan.json --out target@1",
     "metrics": "stepladder train plan.json --out target@1",
-    "score": "stepladder train plan.json --out target@1",
-    "tasks": "stepladder tune",
+    "score": "stepladder climb",
+    "tasks": "stepladder tune --from target@1 --task TASK",
 }
 
 

@@ -211,13 +211,13 @@ def _alternatives(parts: Parts) -> Section:
     if not rows:
         sentence = paragraph("The plan lists no alternatives with a forecast loss.", class_="note")
         return Section(key="alternatives", title="", body=join([tag("h3", "Alternatives"), sentence]))
-    names = [name for name in rows[0] if math.isfinite(number_of(rows[0][name]))]
-    told = [name for name in rows[0] if name not in names and isinstance(rows[0][name], str)]
+    names = [name for name in _ALTERNATIVE_COLUMNS if math.isfinite(number_of(rows[0].get(name)))]
+    told = ["why"] if any(row.get("why") for row in rows) else []
     cells = [
         [*[row.get(name, "") for name in told], *[show(name, number_of(row.get(name))) for name in names]]
         for row in rows
     ]
-    head = [name.replace("_", " ") for name in (*told, *names)]
+    head = [*told, *[short_name(name) for name in names]]
     body = [tag("h3", "Alternatives"), table(head, cells, numbers=range(len(told), len(head)))]
     specs = {}
     chosen = {name: item.value for name, item in parts.plan.numbers.items()}
@@ -233,6 +233,7 @@ def _alternatives(parts: Parts) -> Section:
     return Section(key="alternatives", title="", body=join(body), figures=specs)
 
 
+_ALTERNATIVE_COLUMNS = ("params", "tokens", "loss", "seconds", "usd", "kwh")
 _LAW_CAPTIONS = {
     "law": "Law and forecast with 80 and 95 % intervals, at the target's ratio of tokens to parameters; "
     "rungs with another ratio lie off it.",
