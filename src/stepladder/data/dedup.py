@@ -1,0 +1,253 @@
+"""Texts in; exact hashes, MinHash sketches and hashes of long lines out, and which documents and lines go.
+
+Near-duplicates: 14 bands of 8 MinHash values over word 5-grams propose pairs with probability 1-(1-J^8)^14;
+a pair is joined only when the share of equal values among all 112 reaches the wanted Jaccard similarity.
+Of the pairs that these bands propose only 13 % have J >= .8, and unverified they chain into huge clusters.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+BANDS, BAND_ROWS, NGRAM = 14, 8, 5
+SKETCH_VALUES = BANDS * BAND_ROWS
+LONG_LINE_CHARS = 60
+# A long line that stands in this many earlier documents is a header that was pasted, not text.
+BOILERPLATE_REPEATS = 3
+_SKETCH_SEED, _LINE_SEED = 42, 11
+_EXACT_SEEDS = (3, 5)
+_ROUNDS = 16
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+# In code only comments and sentences are taken out: a statement that many files share still belongs there.
+_COMMENT = r"^(#|//|/?\*|--|;|\.\.|\"|')"
+_STATEMENT = r"[()\[\]{}=]|^(from|import|class|def|return|raise|assert|if|elif|for|while|with|@)\b|[,:\\]$"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lines:
+    """Long lines of documents: each (document, line) once. `removable` lines may be cut as boilerplate."""
+
+    document: np.ndarray
+    key: np.ndarray
+    removable: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duplicates:
+    """For each document the one that stands for it (itself: it stays), and how alike the two are."""
+
+    keeper: np.ndarray
+    is_exact: np.ndarray
+    similarity: np.ndarray
+
+    @property
+    def stays(self) -> np.ndarray:
+        """Boolean: the document is kept."""
+        return self.keeper == np.arange(len(self.keeper))
+
+
+def exact_keys(text: Any) -> np.ndarray:
+    """(documents, 2) uint64: 128 bits that stand for each text."""
+    return np.stack([text.hash(seed).to_numpy() for seed in _EXACT_SEEDS], axis=1)
+
+
+def sketches(text: Any) -> tuple[np.ndarray, np.ndarray]:
+    """((documents, 112) uint32 MinHash values, boolean: has at least one word 5-gram) of a polars column.
+
+    No Python object per word: words are hashed by polars, n-grams are mixed by numpy, minima are rensa's.
+    """
+    import polars as pl
+    from rensa import RMinHash
+
+    words = (
+        pl.DataFrame(
+            {"word": text.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}_]+", " ").str.split(" ")}
+        )
+        .with_row_index("document")
+        .explode("word", empty_as_null=True)
+        .filter(pl.col("word") != "")
+        .select("document", pl.col("word").hash(_SKETCH_SEED))
+    )
+    document, word = words["document"].to_numpy(), words["word"].to_numpy()
+    if len(word) < NGRAM:
+        return np.zeros((len(text), SKETCH_VALUES), dtype=np.uint32), np.zeros(len(text), dtype=bool)
+    last = len(word) - NGRAM + 1
+    gram = word[:last].copy()
+    for step in range(1, NGRAM):
+        gram *= _ODD
+        gram ^= word[step : last + step]
+    whole = document[:last] == document[NGRAM - 1 :]
+    gram, owner = np.ascontiguousarray(gram[whole]), document[:last][whole]
+    offsets = np.searchsorted(owner, np.arange(len(text) + 1)).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(gram, offsets, SKETCH_VALUES, _SKETCH_SEED)
+    rows = np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(text), SKETCH_VALUES)
+    return rows, np.diff(offsets.astype(np.int64)) > 0
+
+
+def find_duplicates(
+    exact: np.ndarray, values: np.ndarray, has_sketch: np.ndarray, length: np.ndarray, jaccard: float
+) -> Duplicates:
+    """Exact copies go to their first, then near-duplicates to the longest document of their cluster.
+
+    Of equal length: the first. To prefer some documents (a given held-out set), give them more length.
+    """
+    count = len(exact)
+    keeper, similarity = np.arange(count), np.ones(count)
+    order = np.lexsort((np.arange(count), -length, exact[:, 1], exact[:, 0]))
+    same = np.zeros(count, dtype=bool)
+    same[1:] = (exact[order[1:]] == exact[order[:-1]]).all(axis=1)
+    first = order[np.maximum.accumulate(np.where(same, 0, np.arange(count)))]
+    keeper[order] = first
+    is_exact = keeper != np.arange(count)
+
+    alive = np.flatnonzero(~is_exact & has_sketch)
+    pairs = _verified_pairs(values[alive], jaccard)
+    roots = _components(len(alive), pairs)
+    best = np.lexsort((alive, -length[alive], roots))
+    head = np.ones(len(alive), dtype=bool)
+    head[1:] = roots[best[1:]] != roots[best[:-1]]
+    leader = alive[best[np.maximum.accumulate(np.where(head, np.arange(len(alive)), 0))]]
+    near = alive[best]
+    keeper[near] = leader
+    similarity[near] = (values[near] == values[leader]).mean(axis=1) if len(near) else 1.0
+    # An exact copy of a near-duplicate goes where its first went.
+    keeper[is_exact] = keeper[keeper[is_exact]]
+    return Duplicates(keeper=keeper, is_exact=is_exact, similarity=similarity)
+
+
+def _verified_pairs(values: np.ndarray, jaccard: float) -> np.ndarray:
+    """(pairs, 2) row numbers whose sketches agree in a share of at least `jaccard`.
+
+    In each bucket all rows are compared with its first; those unlike it form the next round's bucket, so
+    that a bucket of n alike rows costs n comparisons and not n².
+    """
+    found = []
+    for band in range(BANDS):
+        rows = values[:, band * BAND_ROWS : (band + 1) * BAND_ROWS].astype(np.uint64)
+        key = np.zeros(len(rows), dtype=np.uint64)
+        for column in rows.T:
+            key = (key ^ column) * _ODD
+            key ^= key >> np.uint64(29)
+        member = np.argsort(key, kind="stable")
+        for _ in range(_ROUNDS):
+            if not len(member):
+                break
+            start = np.ones(len(member), dtype=bool)
+            start[1:] = key[member[1:]] != key[member[:-1]]
+            first = member[np.maximum.accumulate(np.where(start, np.arange(len(member)), 0))]
+            first, rest = first[~start], member[~start]
+            alike = np.zeros(len(rest), dtype=bool)
+            for at in range(0, len(rest), 65_536):
+                part = slice(at, at + 65_536)
+                alike[part] = (values[first[part]] == values[rest[part]]).mean(axis=1) >= jaccard
+            found.append(np.stack([first[alike], rest[alike]], axis=1))
+            member = rest[~alike]
+    return np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
+
+
+def _components(count: int, pairs: np.ndarray) -> np.ndarray:
+    """The smallest row number of each row's cluster (union-find)."""
+    parent = list(range(count))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for left, right in pairs.tolist():
+        a, b = root(left), root(right)
+        parent[max(a, b)] = min(a, b)
+    return np.fromiter((root(row) for row in range(count)), dtype=np.int64, count=count)
+
+
+def long_lines(text: Any, domain: Any) -> Lines:
+    """The long lines of each document of two polars columns."""
+    import polars as pl
+
+    lines = split_lines(text, domain).filter(pl.col("is_long"))
+    lines = lines.select("document", "key", "removable").unique(maintain_order=True)
+    return Lines(
+        document=lines["document"].to_numpy(),
+        key=lines["key"].to_numpy(),
+        removable=lines["removable"].to_numpy(),
+    )
+
+
+def split_lines(text: Any, domain: Any) -> Any:
+    """One row a line: document, line, is_long, and for long ones key and removable (else null)."""
+    import polars as pl
+
+    stripped = pl.col("line").str.strip_chars()
+    is_long = stripped.str.len_chars() >= LONG_LINE_CHARS
+    lines = (
+        pl.DataFrame({"line": text.str.split("\n"), "domain": domain})
+        .with_row_index("document")
+        .explode("line", empty_as_null=True)
+        .with_columns(is_long.alias("is_long"))
+        .with_row_index("place")
+    )
+    # The costly tests see long lines only.
+    extra = (
+        lines.filter(pl.col("is_long"))
+        .with_columns(stripped.alias("line"))
+        .select(
+            "place",
+            pl.col("line").str.to_lowercase().str.replace_all(r"\s+", " ").hash(_LINE_SEED).alias("key"),
+            (
+                (pl.col("domain") != "code")
+                | pl.col("line").str.contains(_COMMENT)
+                | ~pl.col("line").str.contains(_STATEMENT)
+            ).alias("removable"),
+        )
+    )
+    return lines.drop("domain").join(extra, on="place", how="left", maintain_order="left")
+
+
+def boilerplate(lines: Lines, kept: np.ndarray) -> np.ndarray:
+    """Boolean per long line: it is removable and stood in `BOILERPLATE_REPEATS` earlier kept documents.
+
+    `lines.document` counts through the whole corpus; `kept` is a boolean per document.
+    """
+    alive = np.flatnonzero(kept[lines.document])
+    order = alive[np.lexsort((lines.document[alive], lines.key[alive]))]
+    key = lines.key[order]
+    start = np.ones(len(order), dtype=bool)
+    start[1:] = key[1:] != key[:-1]
+    place = np.arange(len(order))
+    earlier = place - np.maximum.accumulate(np.where(start, place, 0))
+    out = np.zeros(len(lines.key), dtype=bool)
+    out[order] = (earlier >= BOILERPLATE_REPEATS) & lines.removable[order]
+    return out
+
+
+def without_lines(text: Any, domain: Any, document: np.ndarray, key: np.ndarray) -> tuple[Any, Any]:
+    """(texts without the given long lines, frame of document and line of what was taken out).
+
+    `document` and `key` name the lines to go; documents that none of them names are not touched.
+    """
+    import polars as pl
+
+    touched = pl.Series(np.unique(document), dtype=pl.UInt32)
+    named = pl.DataFrame({"document": pl.Series(document, dtype=pl.UInt32), "key": key})
+    position = pl.DataFrame(
+        {"document": pl.Series(range(len(touched)), dtype=pl.UInt32), "original": touched}
+    )
+    some = text.gather(touched)
+    lines = split_lines(some, domain.gather(touched)).join(position, on="document", maintain_order="left")
+    named = named.rename({"document": "original"}).with_columns(pl.lit(True).alias("goes"))
+    lines = lines.join(named, on=["original", "key"], how="left", maintain_order="left")
+    goes = pl.col("goes").fill_null(False) & pl.col("removable").fill_null(False)
+    rest = (
+        lines.filter(~goes)
+        .group_by("original", maintain_order=True)
+        .agg(pl.col("line"))
+        .with_columns(pl.col("line").list.join("\n").str.strip_chars_start("\n"))
+    )
+    all_rows = pl.DataFrame({"text": text}).with_row_index("original")
+    changed = all_rows.filter(pl.col("original").is_in(touched.implode())).select("original")
+    changed = changed.join(rest, on="original", how="left").with_columns(pl.col("line").fill_null(""))
+    merged = all_rows.join(changed, on="original", how="left", maintain_order="left")
+    gone = lines.filter(goes).select(pl.col("original").alias("document"), "line")
+    return merged.select(pl.coalesce("line", "text").alias("text"))["text"], gone

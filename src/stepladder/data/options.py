@@ -1,0 +1,69 @@
+"""What the user may choose about a corpus, checked in one place."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stepladder.errors import DataError
+
+# 256 bytes and end-of-text must fit, with room for some merges.
+SMALLEST_VOCAB, LARGEST_VOCAB = 300, 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusOptions:
+    """Options of `prepare_corpus`.
+
+    `held_out` is a share of the bytes, or a path (or source name) whose text is held out. `max_bytes` caps
+    the input by a seeded sample of whole files (0: no cap). `languages` keeps only those (empty: all).
+    `workers` is the number of processes (0: one a core); it never changes the result.
+    """
+
+    vocab_size: int = 4096
+    held_out: float | str = 0.05
+    seed: int = 0
+    dedup_jaccard: float = 0.8
+    max_bytes: int = 0
+    workers: int = 0
+    text_column: str = "text"
+    languages: tuple[str, ...] = ()
+    quality: bool = True
+    tokenizer_sample_bytes: int = 5_000_000
+    shard_tokens: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if not SMALLEST_VOCAB <= self.vocab_size <= LARGEST_VOCAB:
+            wrong.append(f"vocab_size {self.vocab_size} (allowed: {SMALLEST_VOCAB} to {LARGEST_VOCAB:,})")
+        if isinstance(self.held_out, (int, float)) and not 0 < self.held_out <= 0.5:
+            wrong.append(f"held_out {self.held_out} (allowed: a share in (0, 0.5], or a path)")
+        if not 0.5 <= self.dedup_jaccard <= 1:
+            wrong.append(f"dedup_jaccard {self.dedup_jaccard} (allowed: 0.5 to 1)")
+        if self.max_bytes < 0:
+            wrong.append(f"max_bytes {self.max_bytes} (allowed: 0 for no cap, or more)")
+        if self.workers < 0:
+            wrong.append(f"workers {self.workers} (allowed: 0 for one a core, or more)")
+        if self.tokenizer_sample_bytes < 1 or self.shard_tokens < 1:
+            wrong.append("tokenizer_sample_bytes and shard_tokens must be positive")
+        if wrong:
+            raise DataError("options of the corpus are out of range", got="; ".join(wrong))
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change the result: all but the number of workers and the path of the held-out."""
+        fields = asdict(self)
+        del fields["workers"]
+        if isinstance(self.held_out, str):
+            fields["held_out"] = "path"
+        return fields
+
+    def processes(self, num_bytes: int) -> int:
+        """Processes worth starting for this much text: each costs half a second before its first line."""
+        if self.workers:
+            return self.workers
+        return max(
+            1,
+            min(
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+                num_bytes // 8_000_000,
+            ),
+        )

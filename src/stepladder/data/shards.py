@@ -1,0 +1,203 @@
+"""Token shards of a corpus folder in; a split as one array of ids out, checked against the index.
+
+`index.json`: dtype, vocab_size, end_id, and per split tokens, documents, num_bytes, the file of document
+offsets (int64, one more than documents) and the shards with their tokens and SHA-256.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from stepladder.errors import DataError, StoreError
+from stepladder.store import read_json, write_bytes
+
+INDEX_FILE = "index.json"
+SplitName = Literal["train", "heldout"]
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenArray:
+    """A split. `tokens` is one-dimensional; `offsets` are the places where documents begin, and the end."""
+
+    tokens: Any
+    offsets: np.ndarray
+    num_bytes: int
+    dtype: np.dtype[Any]
+    checksum: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class JoinedTokens:
+    """Several memory-mapped shards that are read as one array: by index, slice, or array of indices."""
+
+    ndim = 1
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self._parts, self.dtype = list(parts), parts[0].dtype
+        self._starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+        self.shape = (int(self._starts[-1]),)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate(self._parts).astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            if step != 1:
+                return self[np.arange(start, stop, step)]
+            return self._span(start, max(start, stop))
+        places = np.asarray(key)
+        if places.dtype == bool:
+            places = np.flatnonzero(places)
+        places = np.where(places < 0, places + len(self), places)
+        if ((places < 0) | (places >= len(self))).any():
+            raise IndexError(f"index out of range for {len(self)} tokens")
+        which = np.searchsorted(self._starts, places, side="right") - 1
+        out = np.empty(places.shape, dtype=self.dtype)
+        for part in np.unique(which):
+            chosen = which == part
+            out[chosen] = self._parts[part][places[chosen] - self._starts[part]]
+        return out if out.ndim else out[()]
+
+    def _span(self, start: int, stop: int) -> np.ndarray:
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        pieces = []
+        for part in range(max(first, 0), len(self._parts)):
+            base = int(self._starts[part])
+            if base >= stop:
+                break
+            pieces.append(self._parts[part][max(start - base, 0) : stop - base])
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=self.dtype)
+
+
+def open_split(folder: Path, split: SplitName, *, verify: bool = True) -> TokenArray:
+    """A split of a corpus, memory-mapped. Sizes are always checked, checksums once in a process.
+
+    Raises:
+        DataError: a shard is missing, truncated, or its bytes are not those that were written.
+    """
+    try:
+        index = read_json(folder / INDEX_FILE)
+    except StoreError as error:
+        raise DataError(
+            f"{folder} is not a prepared corpus",
+            got=str(error),
+            next_command=f"stepladder data PATH... --out {folder}",
+        ) from error
+    if split not in index["splits"]:
+        raise DataError(f"{folder} has no split {split}", allowed=", ".join(index["splits"]))
+    entry, dtype = index["splits"][split], np.dtype(index["dtype"])
+    parts = [_open_shard(folder, shard, dtype, verify) for shard in entry["shards"]]
+    offsets_path = folder / entry["offsets"]["file"]
+    _check(offsets_path, entry["offsets"]["num_bytes"], entry["offsets"]["sha256"], verify)
+    tokens = parts[0] if len(parts) == 1 else JoinedTokens(parts)
+    checksum = hashlib.sha256("".join(shard["sha256"] for shard in entry["shards"]).encode()).hexdigest()
+    return TokenArray(
+        tokens=tokens,
+        offsets=np.fromfile(offsets_path, dtype="<i8"),
+        num_bytes=entry["num_bytes"],
+        dtype=dtype,
+        checksum=checksum,
+    )
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smallest of uint16 and uint32 that holds every id, little-endian."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def write_split(
+    folder: Path, split: SplitName, parts: Iterable[tuple[Path, np.ndarray]], dtype: Any, shard_tokens: int
+) -> dict[str, Any]:
+    """Join parts (file of ids, tokens per document) into shards of whole parts; the split's index entry."""
+    shards: list[dict[str, Any]] = []
+    pending: list[bytes] = []
+    lengths: list[np.ndarray] = []
+    held = 0
+    size = np.dtype(dtype).itemsize
+
+    def flush() -> None:
+        nonlocal held
+        content = b"".join(pending)
+        name = f"{split}/{len(shards):05d}.bin"
+        write_bytes(folder / name, content)
+        digest = hashlib.sha256(content).hexdigest()
+        shards.append({"file": name, "tokens": len(content) // size, "sha256": digest})
+        pending.clear()
+        held = 0
+
+    for path, part_lengths in parts:
+        content = path.read_bytes()
+        lengths.append(part_lengths)
+        while content:
+            room = (shard_tokens - held) * size
+            pending.append(content[:room])
+            held += len(content[:room]) // size
+            content = content[room:]
+            if held >= shard_tokens:
+                flush()
+    if pending or not shards:
+        flush()
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([*lengths, []]))]).astype("<i8")
+    name = f"{split}/offsets.i64"
+    write_bytes(folder / name, offsets.tobytes())
+    return {
+        "tokens": int(offsets[-1]),
+        "documents": len(offsets) - 1,
+        "offsets": {
+            "file": name,
+            "num_bytes": offsets.nbytes,
+            "sha256": hashlib.sha256(offsets.tobytes()).hexdigest(),
+        },
+        "shards": shards,
+    }
+
+
+def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype[Any], verify: bool) -> np.ndarray:
+    path = folder / shard["file"]
+    _check(path, shard["tokens"] * dtype.itemsize, shard["sha256"], verify)
+    if not shard["tokens"]:
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _check(path: Path, num_bytes: int, sha256: str, verify: bool) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _damaged(path, "it does not exist") from error
+    if status.st_size != num_bytes:
+        raise _damaged(path, f"{status.st_size} bytes where the index says {num_bytes}")
+    if verify and _sha256(str(path), status.st_size, status.st_mtime_ns) != sha256:
+        raise _damaged(path, "its SHA-256 is not the one in the index")
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: str, _size: int, _changed: int) -> str:
+    total = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _damaged(path: Path, got: str) -> DataError:
+    return DataError(
+        f"{path} is not whole",
+        got=got,
+        allowed="the file that stepladder data wrote",
+        next_command=f"rm -r {path.parent.parent}; stepladder data PATH... --out {path.parent.parent}",
+    )

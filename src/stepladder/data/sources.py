@@ -1,0 +1,231 @@
+"""Names of sources in; the list of files behind them out, in an order that does not depend on the machine.
+
+A source is a file, a folder (searched to the bottom), a glob, or one of `python:installed`, `python:code`
+and `python:prose`: the text that came with the running Python and its packages.
+"""
+
+import functools
+import glob
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stepladder.data.licences import folder_licence, package_licences
+from stepladder.errors import DataError, did_you_mean
+
+PYTHON_SOURCES = ("python:installed", "python:code", "python:prose")
+COMPRESSIONS = (".gz", ".zst")
+RECORDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+PROSE = (".txt", ".md", ".rst", ".markdown", ".text")
+CODE = (
+    *(".py", ".pyi", ".pyx", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".java", ".kt", ".js"),
+    *(".ts", ".jsx", ".tsx", ".rb", ".pl", ".lua", ".jl", ".r", ".scala", ".swift", ".sh", ".sql", ".f90"),
+)
+MANUAL = tuple(f".{section}" for section in range(1, 9))
+# Lists written by installers, for installers.
+_MACHINE_WRITTEN = {
+    "top_level.txt",
+    "entry_points.txt",
+    "SOURCES.txt",
+    "dependency_links.txt",
+    "requires.txt",
+    "namespace_packages.txt",
+    "zip-safe",
+    "RECORD",
+    "WHEEL",
+    "INSTALLER",
+}
+_LICENCE_STEMS = ("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS", "COPYRIGHT", "CONTRIBUTORS")
+_SKIPPED_FOLDERS = {"__pycache__", "node_modules", "site-packages", "dist-packages"}
+_TEST_FOLDERS = {"test", "tests", "testing", "testdata", "test_data", "idle_test"}
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """One file to read. `name` is relative to its source: stable when the folder moves."""
+
+    name: str
+    path: str
+    num_bytes: int
+    kind: str = "text"
+    domain: str = "prose"
+    licence: str = ""
+    held_out: bool = False
+    digest: str = ""
+
+
+def list_files(sources: Sequence[str], *, held_out: bool = False) -> list[SourceFile]:
+    """All readable kinds of files of `sources`, sorted by name; the same file is listed once.
+
+    Raises:
+        DataError: a source does not exist or holds no text; all such sources are named at once.
+    """
+    found: dict[str, SourceFile] = {}
+    problems = []
+    for source in sources:
+        try:
+            files = list(_files_of(source))
+        except DataError as error:
+            problems.append(error)
+            continue
+        for file in files:
+            found.setdefault(os.path.realpath(file.path), replace(file, held_out=held_out))
+    if problems:
+        raise DataError(
+            "; ".join(error.wrong for error in problems),
+            got="; ".join(error.got for error in problems if error.got),
+            allowed=f"files, folders, globs, {', '.join(PYTHON_SOURCES)}",
+            next_command=problems[0].next_command,
+        )
+    return _with_unique_names(sorted(found.values(), key=lambda file: (file.name, file.num_bytes)))
+
+
+def sample_files(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list[SourceFile]:
+    """Whole files in seeded order until `max_bytes`; held-out files given by path always stay."""
+    if not max_bytes:
+        return list(files)
+    order = sorted(files, key=lambda file: hashlib.blake2b(f"{seed}:{file.name}".encode()).digest())
+    chosen, total = set(), 0
+    for file in order:
+        if file.held_out or total + file.num_bytes <= max_bytes:
+            chosen.add(file.name)
+            total += 0 if file.held_out else file.num_bytes
+    return [file for file in files if file.name in chosen]
+
+
+def with_digests(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """The files with the SHA-256 of their bytes; an unreadable one is marked so and quarantined later."""
+    return [replace(file, digest=_digest(file.path)) for file in files]
+
+
+def _digest(path: str) -> str:
+    total = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(_BLOCK):
+                total.update(block)
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+    return total.hexdigest()
+
+
+def _files_of(source: str) -> Iterator[SourceFile]:
+    if source.startswith("python:"):
+        if source not in PYTHON_SOURCES:
+            raise DataError(f'"{source}" is not a source{did_you_mean(source, PYTHON_SOURCES)}')
+        yield from _installed(source)
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = list(_walk(path))
+        if not files:
+            raise DataError(f"the folder {source} holds no text files", next_command=f"ls -R {source} | head")
+        yield from files
+    elif path.exists():
+        kind, domain = classify(path.name) or ("text", "prose")
+        yield _source_file(path.name, path, kind, domain)
+    else:
+        matches = sorted(glob.glob(str(path), recursive=True))
+        if not matches:
+            near = did_you_mean(path.name, os.listdir(path.parent) if path.parent.is_dir() else [])
+            raise DataError(f"the source {source} does not exist{near}", next_command=f"ls {path.parent}")
+        root = _fixed_part(str(path))
+        for match in map(Path, matches):
+            if match.is_file() and (known := classify(match.name) or ("text", "prose")):
+                yield _source_file(os.path.relpath(match, root), match, *known)
+
+
+def classify(name: str) -> tuple[str, str] | None:
+    """(kind, domain) of a file by its name, None for what is not text: `a.jsonl.gz` -> ("jsonl", "prose")."""
+    stem, suffix = os.path.splitext(name)
+    packed = suffix.lower() in COMPRESSIONS
+    if packed:
+        name, (stem, suffix) = stem, os.path.splitext(stem)
+    suffix = suffix.lower()
+    if suffix in RECORDS:
+        return RECORDS[suffix], "prose"
+    if stem.upper().startswith(_LICENCE_STEMS) and suffix in ("", *PROSE, *(f".{digit}" for digit in "0123")):
+        return "text", "reference"
+    if suffix in CODE:
+        return "text", "code"
+    if suffix in PROSE or stem.upper() == "README":
+        return "text", "prose"
+    if suffix in MANUAL and packed:
+        return "text", "reference"
+    return None
+
+
+def _walk(root: Path) -> Iterator[SourceFile]:
+    licence_of = functools.cache(lambda folder: folder_licence(Path(folder), root))
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _SKIPPED_FOLDERS)
+        for name in sorted(names):
+            known = classify(name)
+            if known is None or name.startswith("."):
+                continue
+            path = Path(folder, name)
+            yield _source_file(path.relative_to(root).as_posix(), path, *known, licence_of(folder))
+
+
+def _installed(source: str) -> Iterator[SourceFile]:
+    paths = sysconfig.get_paths()
+    roots = dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]])
+    wanted = {"python:code": ("code",), "python:prose": ("prose", "reference")}.get(source)
+    for root in roots:
+        is_library = root == paths["stdlib"]
+        licences = {} if is_library else package_licences(Path(root))
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(f for f in folders if f not in _SKIPPED_FOLDERS)
+            inside = Path(folder).relative_to(root).parts
+            for name in sorted(names):
+                known = _classify_installed(name, inside)
+                if known is None or (wanted and known[1] not in wanted):
+                    continue
+                package = (inside or (name,))[0]
+                licence = "PSF-2.0" if is_library else licences.get(package, "")
+                label = "/".join(("stdlib" if is_library else "packages", *inside, name))
+                yield _source_file(label, Path(folder, name), *known, licence)
+
+
+def _classify_installed(name: str, inside: tuple[str, ...]) -> tuple[str, str] | None:
+    if name == "METADATA" and inside and inside[-1].endswith(".dist-info"):
+        return "metadata", "prose"
+    if name in _MACHINE_WRITTEN or name.endswith((*COMPRESSIONS, *RECORDS)):
+        return None
+    known = classify(name)
+    # What lies beside tests and is not code is input for the tests: often text in odd encodings.
+    if known and known[1] != "code" and _TEST_FOLDERS & set(inside):
+        return None
+    return known if known and (known[1] != "code" or name.endswith((".py", ".pyi"))) else None
+
+
+def _source_file(name: str, path: Path, kind: str, domain: str, licence: str = "") -> SourceFile:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        size = 0
+    return SourceFile(
+        name=name, path=os.path.abspath(path), num_bytes=size, kind=kind, domain=domain, licence=licence
+    )
+
+
+def _fixed_part(pattern: str) -> str:
+    parts = []
+    for part in Path(pattern).parts:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return os.path.join(*parts) if parts else "."
+
+
+def _with_unique_names(files: list[SourceFile]) -> list[SourceFile]:
+    seen: dict[str, int] = {}
+    out = []
+    for file in files:
+        count = seen[file.name] = seen.get(file.name, 0) + 1
+        out.append(replace(file, name=f"{file.name}#{count}") if count > 1 else file)
+    return out

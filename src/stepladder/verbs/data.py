@@ -1,0 +1,120 @@
+"""`stepladder data`: paths of text in, a corpus folder and a short table of what happened out."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+
+def data(
+    *sources: Annotated[
+        str, Parameter(help="Files, folders, globs, or python:installed, python:code, python:prose.")
+    ],
+    out: Annotated[Path, Parameter(help="Folder of the corpus.")] = Path("corpus"),
+    vocab_size: Annotated[int, Parameter(help="Tokens of the vocabulary.")] = 4096,
+    held_out: Annotated[str, Parameter(help="Share of the text to hold out, or a path of its own.")] = "0.05",
+    seed: Annotated[int, Parameter(help="Chooses the sample, the held-out files and the order.")] = 0,
+    max_bytes: Annotated[int, Parameter(help="Cap on the input: a sample of whole files (0: none).")] = 0,
+    text_column: Annotated[str, Parameter(help="Column of JSON lines and Parquet.")] = "text",
+    language: Annotated[
+        tuple[str, ...], Parameter(help="Keep this language only (repeat for several).", negative="")
+    ] = (),
+    dedup_jaccard: Annotated[float, Parameter(help="Similarity from which texts are duplicates.")] = 0.8,
+    quality: Annotated[bool, Parameter(help="Apply the quality rules of each domain.")] = True,
+    workers: Annotated[int, Parameter(help="Processes (0: one a core); the result is the same.")] = 0,
+    dry_run: Annotated[bool, Parameter(negative="", help="Estimate from a sample, write nothing.")] = False,
+    json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+) -> int:
+    """Turn text into clean, deduplicated, tokenised shards and a card that says what was removed and why.
+
+    The same command goes on where an interrupted one stopped, and does nothing when all is done.
+    """
+    from stepladder.data.options import CorpusOptions
+    from stepladder.errors import DataError
+
+    if not sources:
+        raise DataError(
+            "no source is given",
+            allowed="files, folders, globs, python:installed, python:code, python:prose",
+            next_command="stepladder data python:prose --out corpus",
+        )
+    options = CorpusOptions(
+        vocab_size=vocab_size,
+        held_out=_share_or_path(held_out),
+        seed=seed,
+        dedup_jaccard=dedup_jaccard,
+        max_bytes=max_bytes,
+        workers=workers,
+        text_column=text_column,
+        languages=language,
+        quality=quality,
+    )
+    if dry_run:
+        return _dry_run(sources, options, as_json=json_)
+
+    from stepladder.data.prepare import AUDIT_FILE, prepare_corpus
+    from stepladder.records import to_json
+    from stepladder.store import read_json
+
+    corpus = prepare_corpus(sources, out, options)
+    if json_:
+        print(json.dumps({**to_json(corpus), "folder": str(out)}))
+        return 0
+    audit = read_json(out / AUDIT_FILE)
+    for line in _table(audit):
+        print(line)
+    print(
+        f"{corpus.seconds:.1f} s, {corpus.cpu_seconds:.1f} CPU s, "
+        f"{corpus.input_bytes / 1e6 / max(corpus.cpu_seconds, 1e-9):.1f} MB per CPU s; "
+        f"what was removed and why: {out / 'DATA_CARD.md'}"
+    )
+    return 0
+
+
+def _share_or_path(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _table(audit: dict[str, Any]) -> list[str]:
+    from stepladder.units import format_bytes
+
+    totals = audit["totals"]
+    rows = [("came in", totals["input_documents"], totals["input_bytes"], "")]
+    rows.append(("quarantined", totals["quarantined_documents"], totals["quarantined_bytes"], ""))
+    rows += [(rule, e["documents"], e["num_bytes"], e["why"]) for rule, e in audit["removed"].items()]
+    trimmed = totals["normalised_bytes"] + totals["boilerplate_bytes"]
+    rows.append(("(trimmed)", 0, trimmed, "blanks, line ends, boilerplate lines"))
+    for split, entry in audit["splits"].items():
+        note = f"{entry['tokens']:,} tokens, {entry['bytes_per_token']:.2f} bytes each"
+        rows.append((split, entry["documents"], entry["num_bytes"], note))
+    return [
+        f"{name:24s} {count or '':>10,} {format_bytes(size):>10s}  {note}".rstrip()
+        if count
+        else f"{name:24s} {'':>10s} {format_bytes(size):>10s}  {note}".rstrip()
+        for name, count, size, note in rows
+        if count or size
+    ]
+
+
+def _dry_run(sources: tuple[str, ...], options: Any, *, as_json: bool) -> int:
+    from stepladder.data.estimate import estimate
+    from stepladder.units import format_bytes, format_seconds
+
+    result = estimate(sources, options)
+    if as_json:
+        print(json.dumps(result))
+        return 0
+    print(f"{result['files']:,} files, {format_bytes(result['input_bytes'])}")
+    print(
+        f"about {format_seconds(result['seconds'])} and {format_bytes(result['disk_bytes'])} of disk at work"
+    )
+    print(f"share of documents that each rule would remove (of {result['sample_documents']:,} looked at):")
+    for domain, entry in result["rules"].items():
+        print(f"  {domain}: {entry['documents']:,} documents")
+        for rule, found in entry["removed"].items():
+            print(f"    {rule:24s} {found['share']:6.1%}  {', '.join(found['examples'])}")
+    return 0
