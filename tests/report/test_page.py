@@ -194,6 +194,18 @@ def test_a_changed_forecast_is_told(climb):
     assert "The forecast of target was changed after it was frozen." in text
 
 
+def test_whole_numbers_in_a_frozen_forecast_are_no_change(climb):
+    from stepladder.laws.registry import freeze, write_forecasts
+    from stepladder.records import Forecast, Interval
+
+    loss = Interval(value=1.5, low80=1.45, high80=1.55, low95=1.4, high95=1.6)
+    frozen = freeze(
+        Forecast(run="target", params=1_600_000, tokens=26_000_000, loss=loss, loss_unit="bits_per_byte")
+    )
+    write_forecasts(climb / "forecast.json", [frozen])
+    assert "frozen" not in read_parts(climb).missing
+
+
 def test_a_refused_forecast_is_told(climb):
     path = climb / "forecast.json"
     value = json.loads(path.read_text())

@@ -116,7 +116,7 @@ def reproduce(parts: Parts) -> Section:
         "stepladder climb stepladder.toml",
         "",
         "stepladder data SOURCES --out corpus/",
-        "stepladder ladder stepladder.toml",
+        "stepladder ladder stepladder.toml --out .",
         "stepladder fit ladder/observations.csv --law law.json",
         "stepladder plan stepladder.toml --law law.json --out plan.json",
         "stepladder train plan.json --out target@1",

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from stepladder.brief import load_brief
 from stepladder.errors import StepladderError, StoreError
-from stepladder.laws.registry import is_intact
 from stepladder.laws.score import score
 from stepladder.laws.table import LOSS_UNITS, UNSTATED
 from stepladder.records import (
@@ -29,7 +28,7 @@ from stepladder.records import (
     TaskResult,
     from_json,
 )
-from stepladder.store import read_json
+from stepladder.store import fingerprint, read_json
 from stepladder.train.metrics import read_metrics
 from stepladder.units import JOULES_PER_KWH
 
@@ -40,7 +39,7 @@ COMMANDS: Mapping[str, str] = {
     "brief": "stepladder init",
     "corpus": "stepladder data PATH... --out corpus/",
     "audit": "stepladder data PATH... --out corpus/",
-    "ladder": "stepladder ladder",
+    "ladder": "stepladder ladder --out .",
     "law": "stepladder fit ladder/observations.csv --law law.json",
     "plan": "stepladder plan --out plan.json",
     "forecast": "stepladder climb",
@@ -113,7 +112,7 @@ def read_parts(folder: Path) -> Parts:
     read = _Reader(folder)
     target = _read_target(read)
     forecasts = read.part("forecast", "forecast.json", _read_forecasts, ())
-    if changed := [item.run for item in forecasts if item.fingerprint and not is_intact(item)]:
+    if changed := _changed(folder / "forecast.json") if forecasts else []:
         read.missing["frozen"] = f"The forecast of {', '.join(changed)} was changed after it was frozen."
     brief = read.part("brief", "stepladder.toml", load_brief, None)
     plan = read.part("plan", "plan.json", _noun(Plan), None)
@@ -185,6 +184,16 @@ def _read_list(path: Path, kind: type[T], *keys: str) -> tuple[T, ...]:
 
 def _read_forecasts(path: Path) -> tuple[Forecast, ...]:
     return _read_list(path, Forecast, "forecasts")
+
+
+def _changed(path: Path) -> list[str]:
+    """Runs whose forecast no longer fits its fingerprint, judged by the text of the file itself."""
+    changed = []
+    for item in _read_object(path)["forecasts"]:
+        rest = {name: value for name, value in item.items() if name != "fingerprint"}
+        if item.get("fingerprint") and item["fingerprint"] != fingerprint(rest):
+            changed.append(str(item.get("run", "")))
+    return changed
 
 
 def _read_target(read: _Reader) -> Target:

@@ -265,7 +265,13 @@ def _score_table(scores: tuple[Score, ...]) -> Html:
         name, at = score.quantity, score.forecast
         short = short_name(name)
         ranges = (show_range(name, at.low80, at.high80), show_range(name, at.low95, at.high95))
-        held = "both" if at.held80(score.outcome) else "95 % only" if at.held95(score.outcome) else "neither"
+        held = (
+            "both"
+            if at.held80(score.outcome)
+            else "95\u00a0%\u00a0only"
+            if at.held95(score.outcome)
+            else "neither"
+        )
         rows.append(
             (
                 short,
