@@ -51,7 +51,9 @@ class Rule:
         if self.multiple > 1:
             words += f" and a multiple of {self.multiple}"
         if math.isfinite(self.low) and math.isfinite(self.high):
-            return f"{words} {'above' if self.above else 'from'} {self.low:,g} to {self.high:,.15g}"
+            if self.above:
+                return f"{words} above {self.low:,g} and at most {self.high:,.15g}"
+            return f"{words} from {self.low:,g} to {self.high:,.15g}"
         if math.isfinite(self.low):
             return f"{words} {'above' if self.above else 'of at least'} {self.low:,g}"
         return words
@@ -66,7 +68,8 @@ _TOP = {
     "name": Rule(kind="text", required=True),
     "objective": Rule(kind="choice", choices=("causal", "masked")),
 }
-_TABLES: dict[str, dict[str, Rule]] = {
+# The tables of a brief and their keys.
+TABLES: Mapping[str, Mapping[str, Rule]] = {
     "data": {
         "sources": Rule(kind="texts", required=True),
         "held_out": Rule(kind="share or path"),
@@ -94,7 +97,7 @@ _TABLES: dict[str, dict[str, Rule]] = {
 }
 # Each of these replaces a value that the plan would choose or look up; it appears there with source "user".
 OVERRIDES: Mapping[str, Rule] = {
-    "vocab_size": _count(257, 1_000_000),
+    "vocab_size": _count(300, 1_000_000),
     "context_tokens": _count(16, 1_048_576, 8),
     "num_layers": _count(1, 1_000),
     "num_heads": _count(1, 1_024),
@@ -110,10 +113,11 @@ OVERRIDES: Mapping[str, Rule] = {
     "horizon": Rule(kind="number", low=1, high=100_000),
     "rungs": _count(3, 64),
     "workers": _count(1, 1_024),
+    "processes": _count(1, 1_024),
     "threads": _count(1, 1_024),
     "max_input_bytes": _count(100_000, 10**16),
     "max_epochs": Rule(kind="number", low=1, high=100),
-    "dedup_jaccard": Rule(kind="number", low=0.3, high=1),
+    "dedup_jaccard": Rule(kind="number", low=0.5, high=1),
     "usd_per_device_hour": Rule(kind="number", low=0),
     "usd_per_kwh": Rule(kind="number", low=0),
     "watts_per_device": _LIMIT,
@@ -159,9 +163,9 @@ def check_brief(value: Mapping[str, Any], path: Path, text: str = "") -> Brief:
         name=value["name"],
         objective=value.get("objective", "causal"),
         data=DataBrief(**data),
-        hardware=HardwareBrief(**_whole(value.get("hardware", {}), _TABLES["hardware"])),
+        hardware=HardwareBrief(**_whole(value.get("hardware", {}), TABLES["hardware"])),
         budget=BudgetBrief(**value.get("budget", {})),
-        goal=GoalBrief(**_whole(value.get("goal", {}), _TABLES["goal"])),
+        goal=GoalBrief(**_whole(value.get("goal", {}), TABLES["goal"])),
         override=_whole(value.get("override", {}), OVERRIDES),
     )
 
@@ -188,7 +192,7 @@ def _read(path: Path) -> str:
 
 
 def _problems(value: Mapping[str, Any], text: str) -> list[str]:
-    tables = {**_TABLES, "override": OVERRIDES}
+    tables = {**TABLES, "override": OVERRIDES}
     problems = []
     for key, item in value.items():
         if key in tables:

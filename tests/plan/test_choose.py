@@ -11,7 +11,7 @@ from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import narrower, shape_for_width
 from stepladder.plan.choose import ChooseOptions, choose_plan
 from stepladder.plan.machine import Machine
-from stepladder.plan.prior import prior_loss, useful_tokens
+from stepladder.plan.prior import prior_loss_for, useful_tokens
 from stepladder.plan.rates import recipe_rule
 from stepladder.records import (
     Brief,
@@ -30,6 +30,7 @@ from stepladder.records import (
 
 LIKE = shape_for_width(96, 3, vocab_size=2048, context_tokens=128, num_heads=2)
 OPTIONS = ChooseOptions(like=LIKE, spent_seconds=0)
+UNMEASURED = ChooseOptions(loss_source="prior", loss_unit="nats per token", spent_seconds=0)
 MACHINE = Machine(
     cpu="test",
     cores=2,
@@ -247,7 +248,7 @@ def test_alternatives_are_cheaper_and_lose_more_loss_or_are_named():
 def test_eight_gpus_without_any_measurement():
     hardware = HardwareBrief(device="h100-sxm", count=8, region="SE")
     given = brief(hardware=hardware, budget=BudgetBrief(usd=1000))
-    plan = choose(given, options=ChooseOptions(spent_seconds=0), law=prior_loss)
+    plan = choose(given, options=UNMEASURED, law=prior_loss_for(32_768))
     assert (plan.layout.device, plan.layout.processes, plan.layout.precision) == ("cuda", 8, "bf16")
     assert 1e8 < plan.numbers["params"].value < 5e9
     assert plan.recipe.batch_tokens % (8 * plan.shape.context_tokens) == 0
@@ -259,12 +260,12 @@ def test_eight_gpus_without_any_measurement():
 def test_a_large_model_is_sharded_when_it_does_not_fit_whole():
     hardware = HardwareBrief(device="rtx-4090", count=8)
     given = brief(hardware=hardware, override={"params": 4e9, "tokens": 1e9})
-    plan = choose(given, options=ChooseOptions(spent_seconds=0), law=prior_loss)
+    plan = choose(given, options=UNMEASURED, law=prior_loss_for(32_768))
     assert plan.layout.shard == "fsdp"
     assert plan.numbers["peak_bytes"].high < 24e9
     too_large = brief(hardware=hardware, override={"params": 4e11, "tokens": 1e9})
     with pytest.raises(PlanError, match="does not fit the memory of 8 x GeForce RTX 4090"):
-        choose(too_large, options=ChooseOptions(spent_seconds=0), law=prior_loss)
+        choose(too_large, options=UNMEASURED, law=prior_loss_for(32_768))
 
 
 def test_repeats_are_worth_less_and_less():

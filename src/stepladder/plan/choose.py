@@ -6,14 +6,14 @@ The law is any callable (parameters, tokens) -> Interval, so that this file does
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from stepladder.errors import PlanError
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.costs import cost_numbers
 from stepladder.plan.derive import exact, probability_above, within
 from stepladder.plan.machine import Machine
-from stepladder.plan.prior import USUAL_EPOCHS, LossLaw, prior_loss, useful_tokens
+from stepladder.plan.prior import USUAL_EPOCHS, LossLaw, useful_tokens
 from stepladder.plan.rates import RecipeRule
 from stepladder.plan.search import (
     LIMITS,
@@ -43,6 +43,7 @@ class ChooseOptions:
     corpus_folder: str = "corpus"
     name: str = "target"
     loss_unit: str = "bits per byte"
+    loss_source: Literal["law", "prior"] = "law"
     size_column: str = "params"
     like: Shape | None = None
     layout: Layout | None = None
@@ -211,7 +212,7 @@ def _numbers(problem: Problem, best: Candidate, sizes: int, options: ChooseOptio
     shape, recipe = best.shape, best.recipe
     flops = train_flops_per_token(shape)
     params = count_params(shape).total
-    is_prior = problem.predict_loss is prior_loss
+    is_prior = options.loss_source == "prior"
     each = seconds_per_token(problem, shape, recompute=best.layout.recompute == "full")
     numbers = {
         "params": _params_number(problem, params, sizes),
@@ -225,7 +226,7 @@ def _numbers(problem: Problem, best: Candidate, sizes: int, options: ChooseOptio
             low=best.loss.low80,
             high=best.loss.high80,
             how=("what is known before measuring" if is_prior else "the fitted law")
-            + f" at `params` and `tokens`, in {'nats per token' if is_prior else options.loss_unit}",
+            + f" at `params` and `tokens`, in {options.loss_unit}",
             source="prior" if is_prior else "law",
         ),
         "flops": exact(flops * best.tokens, "`flops_per_token` x `tokens`"),

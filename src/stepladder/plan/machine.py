@@ -16,13 +16,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stepladder import __version__
 from stepladder.errors import StoreError
 from stepladder.records import from_json, to_json
 from stepladder.store import fingerprint, read_json, write_json
 
+Rates = Literal["measure", "cached", "refresh", "none"]
 _PROBE_SECONDS, _SMI_SECONDS = 300, 20
 _PACKAGES = ("torch", "numpy", "scipy", "polars", "tokenizers", "transformers", "pynvml")
 # Package to install for a module that is missing, by the extra that brings it.
@@ -55,12 +56,12 @@ class Machine:
     missing: tuple[str, ...]
 
 
-def measure_machine(*, probe: bool = True, refresh: bool = False, folder: Path = Path()) -> Machine:
+def measure_machine(*, rates: Rates = "measure", folder: Path = Path()) -> Machine:
     """What is there.
 
     Args:
-        probe: also measure matrix rates (half a minute the first time, then from the cache).
-        refresh: measure again although the cache has an answer.
+        rates: matrix rates: "measure" them unless the cache has them (half a minute), take them only from
+            the cache ("cached"), "refresh" them, or leave them out ("none").
         folder: whose disk is looked at.
     """
     missing: list[str] = []
@@ -68,7 +69,7 @@ def measure_machine(*, probe: bool = True, refresh: bool = False, folder: Path =
     gpus = _gpus(missing)
     versions = {"stepladder": __version__, "python": platform.python_version(), **_versions(missing)}
     facts = {"cpu": cpu, "cores": _cores(), "gpus": [gpu.name for gpu in gpus], "versions": versions}
-    measured = _probed(facts, missing, refresh=refresh) if probe else {}
+    measured = {} if rates == "none" else _probed(facts, missing, rates)
     return Machine(
         cpu=cpu,
         cores=_cores(),
@@ -152,16 +153,19 @@ def _versions(missing: list[str]) -> dict[str, str]:
     return found
 
 
-def _probed(facts: Mapping[str, Any], missing: list[str], *, refresh: bool) -> dict[str, Any]:
+def _probed(facts: Mapping[str, Any], missing: list[str], rates: Rates) -> dict[str, Any]:
     if "torch" not in facts["versions"]:
         missing.append("matrix rates: they are measured through torch")
         return {}
     kept = cache_folder() / f"machine-{fingerprint(facts)}.json"
-    if not refresh and kept.exists():
+    if rates != "refresh" and kept.exists():
         with contextlib.suppress(StoreError):
             value = read_json(kept)
             if isinstance(value, dict):
                 return value
+    if rates == "cached":
+        missing.append("matrix rates: not measured yet; type: stepladder doctor")
+        return {}
     command = [sys.executable, "-m", "stepladder.train.probe", "--json"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True)

@@ -8,23 +8,31 @@ from stepladder.records import Interval
 
 LossLaw = Callable[[float, float], Interval]
 # Chinchilla's data refitted by Besiroglu et al. (arXiv:2404.10102): nats per token of a 32k vocabulary on
-# web text. Other corpora and vocabularies move the level by tens of per cent and the best ratio of tokens to
-# parameters by a factor of two, hence the width (1 sigma of log loss).
+# web text. Other corpora move the level by tens of per cent and the best ratio of tokens to parameters by a
+# factor of two, hence the width (1 sigma of log loss); small models are outside that data, hence wider.
 _E, _A, _B, _ALPHA, _BETA = 1.8172, 482.01, 2085.43, 0.3478, 0.3658
-_LOG_SD = 0.15
+_LOG_SD, _SMALL_LOG_SD = 0.15, 0.15
 
 
-def prior_loss(params: float, tokens: float) -> Interval:
-    """Nats per token; good for choosing a first size, not for promising a loss."""
-    value = _E + _A / params**_ALPHA + _B / tokens**_BETA
-    factor80, factor95 = math.exp(Z80 * _LOG_SD), math.exp(1.96 * _LOG_SD)
-    return Interval(
-        value=value,
-        low80=value / factor80,
-        high80=value * factor80,
-        low95=value / factor95,
-        high95=value * factor95,
-    )
+def prior_loss_for(vocab_size: int) -> LossLaw:
+    """Nats per token as a function of parameters and tokens: good for choosing a first size, not for
+    promising a loss. It bends towards the loss of guessing, log(vocab_size), where the law would pass it."""
+    room = math.log(vocab_size) - _E
+
+    def loss(params: float, tokens: float) -> Interval:
+        excess = _A / params**_ALPHA + _B / tokens**_BETA
+        value = _E + room * excess / (room + excess)
+        sd = _LOG_SD + _SMALL_LOG_SD * excess / (room + excess)
+        factor80, factor95 = math.exp(Z80 * sd), math.exp(1.96 * sd)
+        return Interval(
+            value=value,
+            low80=value / factor80,
+            high80=value * factor80,
+            low95=value / factor95,
+            high95=value * factor95,
+        )
+
+    return loss
 
 
 # Each further pass over the same text is worth less: D' = U + U R* (1 - exp(-R / R*)) with R repeats beyond

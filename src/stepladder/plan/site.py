@@ -98,7 +98,7 @@ def _device(brief: Brief, machine: Machine) -> Device | None:
 
 def _this_cpu(brief: Brief, machine: Machine) -> Site:
     over = brief.override
-    processes = int(over.get("workers", 1))
+    processes = int(over.get("processes", 1))
     threads = int(over.get("threads", max(machine.cores // processes, 1)))
     rates = machine.gemm_gflops
     fp32 = _rate(rates, ("fp32_medium", "fp32"), threads)
@@ -164,7 +164,7 @@ def _of_device(brief: Brief, device: Device, machine: Machine, today: date | Non
         name=f"{devices} x {device.name}",
         devices=devices,
         layout=Layout(
-            device="cuda",
+            device="cpu" if device.kind == "cpu" else "cuda",
             processes=devices,
             nodes=brief.hardware.nodes,
             precision="bf16" if precision == "bf16" else "fp32",
