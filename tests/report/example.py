@@ -197,24 +197,36 @@ def write_corpus(folder: Path) -> None:
         fingerprint="0123456789abcdef",
     )
     example = {
-        "document": "docs/licence-mit.txt",
-        "excerpt": "Permission is hereby granted, free of charge, to any person",
+        "source": "docs/licence-mit.txt",
+        "head": "Permission is hereby granted, free of charge, to any person",
+        "like": "docs/licence-x11.txt",
+        "similarity": 0.93,
     }
     audit = {
         "removed": {
             rule: {
+                "why": f"what the rule {rule} looks at",
                 "documents": count,
-                "bytes": count * 4_100,
-                "examples": [example, {**example, "excerpt": HOSTILE}, example],
+                "num_bytes": count * 4_100,
+                "examples": [example, {**example, "head": HOSTILE}, example],
             }
             for rule, count in removed.items()
         },
-        "licences": {"MIT": 1_200, "BSD-3-Clause": 640, "Apache-2.0": 410, "none found": 1_342},
-        "languages": {"en": 3_488, "de": 61, "fr": 43},
-        "domains": {"README": 2_100, "manual": 1_492},
+        "boilerplate": {"lines": 4_210, "documents": 690, "examples": ["All rights reserved.", HOSTILE]},
+        "quarantined": {
+            "documents": 3,
+            "examples": [{"source": "texts/a.bin", "place": "byte 12", "reason": "not UTF-8"}],
+        },
+        "licences": _shares({"MIT": 1_200, "BSD-3-Clause": 640, "Apache-2.0": 410, "none found": 1_342}),
+        "languages": _shares({"en": 3_488, "de": 61, "fr": 43}),
+        "domains": _shares({"prose": 2_100, "code": 1_492}),
     }
     write_json(folder / "corpus" / "corpus.json", to_json(corpus))
     write_json(folder / "corpus" / "audit.json", audit)
+
+
+def _shares(documents: dict[str, int]) -> dict[str, dict[str, int]]:
+    return {name: {"documents": count, "num_bytes": count * 7_700} for name, count in documents.items()}
 
 
 def write_target(folder: Path) -> None:

@@ -204,26 +204,41 @@ def _task_table(task: Task) -> Html:
 
 
 def _examples(audit: Mapping[str, Any]) -> Html:
-    """Three examples a rule, folded, from audit.json: removed → rule → documents, bytes, examples."""
+    """Three examples a rule, folded; then the repeated lines that were cut, and what could not be read."""
+    groups: list[tuple[str, Any]] = []
     removed = audit.get("removed")
-    if not isinstance(removed, Mapping):
+    if isinstance(removed, Mapping):
+        groups += [(str(rule).replace("_", " "), found) for rule, found in removed.items()]
+    groups += [
+        ("repeated lines cut out of", audit.get("boilerplate")),
+        ("unreadable", audit.get("quarantined")),
+    ]
+    pieces = [
+        _folded(title, found)
+        for title, found in groups
+        if isinstance(found, Mapping) and found.get("documents")
+    ]
+    if not pieces:
         return paragraph("The audit lists no examples.", class_="note")
-    pieces = []
-    for rule, found in removed.items():
-        if not isinstance(found, Mapping) or not found.get("documents"):
-            continue
-        title = f"{str(rule).replace('_', ' ')}: {format_count(number_of(found['documents']))} documents"
-        title += f", {format_bytes(number_of(found['bytes']))}" if number_of(found.get("bytes")) > 0 else ""
-        examples = found.get("examples") or []
-        shown = [_example(item) for item in list(examples)[:_EXAMPLES]]
-        pieces.append(tag("details", tag("summary", title), *(shown or [paragraph("no example was kept")])))
-    return join([tag("h3", "What was removed, with examples"), *pieces]) if pieces else Html("")
+    return join([tag("h3", "What was removed, with examples"), *pieces])
+
+
+def _folded(title: str, found: Mapping[str, Any]) -> Html:
+    num_bytes = number_of(found.get("num_bytes"))
+    head = f"{title}: {number_of(found['documents']):,.0f} documents"
+    head += f", {format_bytes(num_bytes)}" if num_bytes > 0 else ""
+    why = paragraph(found["why"], class_="note") if found.get("why") else ""
+    examples = found.get("examples")
+    shown = [_example(item) for item in examples[:_EXAMPLES]] if isinstance(examples, list) else []
+    return tag(
+        "details", tag("summary", head), why, *(shown or [paragraph("No example was kept.", class_="note")])
+    )
 
 
 def _example(item: Any) -> Html:
     if isinstance(item, Mapping):
         texts = {key: str(value) for key, value in item.items() if isinstance(value, (str, int, float))}
-        excerpt = next((texts.pop(key) for key in ("excerpt", "text") if key in texts), "")
+        excerpt = texts.pop("head", "")
         name = ", ".join(f"{key}: {value}" for key, value in texts.items())
     else:
         name, excerpt = "", str(item)
