@@ -1,12 +1,11 @@
 """A network and a prompt's ids in; the ids that it continues with out (torch)."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from stepladder.data.tokenizer import load_tokenizer
-from stepladder.models.export import END_OF_TEXT, find_tokenizer, read_tokenizer, token_ids
+from stepladder.models.export import find_tokenizer
 from stepladder.models.hf import load_folder
 from stepladder.models.transformer import Transformer
 
@@ -20,18 +19,20 @@ def generate(
     end: int,
     temperature: float = 0.0,
     seed: int = 0,
-    on_token: Callable[[int], None] | None = None,
+    vocabulary: int = 0,
 ) -> list[int]:
     """Up to `tokens` new ids, without `end`, at which it stops. Temperature 0 takes the likeliest id.
+    Ids from `vocabulary` on, which no token has where the network's vocabulary is padded, are never taken.
 
     When prompt and answer outgrow the context, the network sees the last `context_tokens` ids. Each step
     computes the whole window: a cache of keys and values pays from widths that this loop is not made for.
     """
     generator = torch.Generator().manual_seed(seed)
     context, new = network.shape.context_tokens, []
+    usable = vocabulary or network.shape.vocab_size
     for _ in range(tokens):
         window = (prompt + new)[-context:]
-        logits_V = network(torch.tensor([window]))[0, -1].float()
+        logits_V = network(torch.tensor([window]))[0, -1, :usable].float()
         if temperature > 0:
             chances = torch.softmax(logits_V / temperature, dim=-1)
             token = int(torch.multinomial(chances, 1, generator=generator))
@@ -40,8 +41,6 @@ def generate(
         if token == end:
             break
         new.append(token)
-        if on_token is not None:
-            on_token(token)
     return new
 
 
@@ -61,8 +60,16 @@ def complete_text(
     """
     network = load_folder(folder)
     path = tokenizer if tokenizer is not None else find_tokenizer(folder)
-    end = token_ids(read_tokenizer(path))[END_OF_TEXT]
-    words = load_tokenizer(path if path.is_dir() else path.parent)
+    words = load_tokenizer(path)
     # In training every document follows the end of another one.
-    ids = [end, *words.encode(prompt)]
-    return words.decode(generate(network, ids, tokens, end=end, temperature=temperature, seed=seed))
+    ids = [words.end_id, *words.encode(prompt)]
+    new = generate(
+        network,
+        ids,
+        tokens,
+        end=words.end_id,
+        temperature=temperature,
+        seed=seed,
+        vocabulary=min(words.vocab_size, network.shape.vocab_size),
+    )
+    return words.decode(new)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from stepladder.data.shards import open_split
 from stepladder.data.tokenizer import load_tokenizer
 from stepladder.errors import DataError, ExportError
-from stepladder.models.export import END_OF_TEXT, find_tokenizer, read_tokenizer, token_ids
+from stepladder.models.export import find_tokenizer
 from stepladder.models.hf import load_folder
 from stepladder.models.transformer import Transformer
 from stepladder.units import bits_per_byte
@@ -53,15 +54,21 @@ def evaluate_text(
         raise DataError(f"{text} is empty")
     network = load_folder(folder)
     path = tokenizer if tokenizer is not None else find_tokenizer(folder)
-    start = token_ids(read_tokenizer(path))[END_OF_TEXT]
-    ids = load_tokenizer(path if path.is_dir() else path.parent).encode(words)
+    codes = load_tokenizer(path)
     # The start of a document is predicted from the end of the one before, as in training.
-    losses = rolling_losses(network, np.asarray([start, *ids], dtype=np.int64), overlap)
+    ids = np.asarray([codes.end_id, *codes.encode(words)], dtype=np.int64)
+    _check_ids(ids, network, path)
+    losses = rolling_losses(network, ids, overlap)
     return _summary(losses, len(words.encode()))
 
 
 def evaluate_corpus(
-    folder: Path, corpus: Path, *, split: str = "heldout", overlap: float = 0.5, max_tokens: int = 65_536
+    folder: Path,
+    corpus: Path,
+    *,
+    split: Literal["train", "heldout"] = "heldout",
+    overlap: float = 0.5,
+    max_tokens: int = 65_536,
 ) -> Perplexity:
     """Loss of a run or Qwen3 folder on the beginning of a corpus split (`max_tokens` 0: on all of it)."""
     network = load_folder(folder)
@@ -70,12 +77,7 @@ def evaluate_corpus(
     if count < 2:
         raise DataError(f"the {split} split of {corpus} is empty")
     ids = np.asarray(shards.tokens[:count], dtype=np.int64)
-    if int(ids.max()) >= network.shape.vocab_size:
-        raise DataError(
-            f"{corpus} was made with another tokenizer than {folder}",
-            got=f"token {int(ids.max())}",
-            allowed=f"ids below {network.shape.vocab_size}",
-        )
+    _check_ids(ids, network, corpus)
     losses = rolling_losses(network, ids, overlap)
     return _summary(losses, round(shards.num_bytes * len(losses) / len(shards.tokens)))
 
@@ -103,6 +105,15 @@ def rolling_losses(network: Transformer, ids: np.ndarray, overlap: float = 0.5) 
             fresh = np.isnan(losses[start : start + len(real)])
             losses[start : start + len(real)][fresh] = real[fresh]
     return losses
+
+
+def _check_ids(ids: np.ndarray, network: Transformer, source: Path) -> None:
+    if int(ids.max()) >= network.shape.vocab_size:
+        raise DataError(
+            f"{source} belongs to another network: its tokenizer is larger than the vocabulary",
+            got=f"token {int(ids.max())}",
+            allowed=f"ids below {network.shape.vocab_size}",
+        )
 
 
 def _window(tokens: torch.Tensor, start: int, length: int) -> torch.Tensor:

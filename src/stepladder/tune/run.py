@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,8 @@ from stepladder.launch.environment import worker_environment
 from stepladder.launch.local import EXIT_RESUME, Interrupted, read_events, stop_process
 from stepladder.models.export import find_tokenizer, read_shape, read_tokenizer, weights_folder
 from stepladder.progress import Progress
-from stepladder.records import Layout, to_json
-from stepladder.store import DONE_FILE, fingerprint, open_artefact, write_json
+from stepladder.records import Layout, Plan, from_json, to_json
+from stepladder.store import DONE_FILE, fingerprint, open_artefact, read_json, write_json
 from stepladder.tune.tasks import Task, write_task
 
 Method = Literal["full", "frozen", "scratch"]
@@ -33,19 +33,20 @@ class TuneOptions:
     """How to tune. `rate` scales the learning rates of a pretrained network against one from scratch.
 
     The best weights on dev are kept. Tuning ends when `patience` dev scores in a row were no better than one
-    before (0: never).
+    before (0: never). `precision` "auto" is that of the run's own plan, which was chosen by measurement, else
+    fp32.
     """
 
     methods: tuple[Method, ...] = ("full", "scratch")
     seeds: int = 1
-    epochs: int = 6
+    epochs: int = 4
     batch_examples: int = 32
     rate: float = 0.5
     weight_decay: float = 0.1
     pool: Literal["mean", "last"] = "mean"
     patience: int = 4
     evaluations_per_epoch: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +85,8 @@ def tune_task(
     """
     options = options or TuneOptions()
     check_options(options)
+    if options.precision == "auto":
+        options = replace(options, precision=planned_precision(model))
     source = weights_folder(model)
     tokenizer = tokenizer if tokenizer is not None else find_tokenizer(model)
     folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
@@ -116,6 +119,13 @@ def tune_task(
         with Progress("tune", most, "examples", quiet=quiet) as progress:
             _run_workers(waiting, out, workers, progress)
     return [Path(job.out) for job in jobs]
+
+
+def planned_precision(model: Path) -> Literal["fp32", "bf16"]:
+    """The precision that a run on a CPU was trained with; fp32 where there is no such plan."""
+    plan = model / "plan.json"
+    layout = from_json(Plan, read_json(plan)).layout if plan.exists() else Layout()
+    return layout.precision if layout.device == "cpu" else "fp32"
 
 
 def usable_cores() -> int:

@@ -133,7 +133,7 @@ def _train(
         warmup_share=0.1,
         decay_share=0.5,
     )
-    layout = Layout(threads=torch.get_num_threads(), precision=options.precision)
+    layout = Layout(precision="bf16" if options.precision == "bf16" else "fp32")
     loop_job = Job(
         name=f"{job.method}-{job.seed}",
         recipe=recipe,

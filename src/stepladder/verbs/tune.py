@@ -25,15 +25,14 @@ def tune(
         Parameter(help="full, frozen, scratch; by default full and scratch.", consume_multiple=True),
     ] = None,
     seeds: Annotated[int, Parameter(help="Runs of each method.")] = 1,
-    epochs: Annotated[int, Parameter(help="Passes over the training examples, at most.")] = 6,
+    epochs: Annotated[int, Parameter(help="Passes over the training examples, at most.")] = 4,
     rate: Annotated[float, Parameter(help="Learning rates against those of a run from scratch.")] = 0.5,
     examples: Annotated[int, Parameter(help="Use at most this many examples (0: all).")] = 0,
     workers: Annotated[int, Parameter(help="Processes side by side (0: one a core).")] = 0,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Fine-tune a classifier and compare it with a linear model, the network from scratch and guessing."""
-    from stepladder.eval.table import SCRATCH, TUNED, format_table, show_predictions, task_table
-    from stepladder.records import to_json
+    from stepladder.eval.table import SCRATCH, TUNED
     from stepladder.tune.examples import EXAMPLE_TASKS, example_task
     from stepladder.tune.run import TuneOptions, tune_task, usable_cores
     from stepladder.tune.tasks import read_task
@@ -61,6 +60,13 @@ def tune(
         workers=workers or usable_cores(),
         quiet=json_,
     )
+    return _show(folder, TUNED if "full" in options.methods else SCRATCH, json_)
+
+
+def _show(folder: Path, method: str, json_: bool) -> int:
+    from stepladder.eval.table import format_table, show_predictions, task_table
+    from stepladder.records import to_json
+
     table = task_table(folder)
     if json_:
         rows = [to_json(row) for row in table.rows]
@@ -68,9 +74,8 @@ def tune(
         return 0
     print(format_table(table))
     print(table.verdict)
-    shown = TUNED if "full" in options.methods else SCRATCH
-    if shown in {row.method for row in table.rows}:
-        print(f"\nfive test examples, drawn at random, by the {shown} network:")
-        print("\n".join(show_predictions(folder, shown)))
+    if method in {row.method for row in table.rows}:
+        print(f"\nfive test examples, drawn at random, by the {method} network:")
+        print("\n".join(show_predictions(folder, method)))
     print(f"\n{folder / 'results.json'}")
     return 0

@@ -1,0 +1,108 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+
+from stepladder.data.tokenizer import load_tokenizer, train_tokenizer  # noqa: E402
+from stepladder.errors import DataError, ExportError  # noqa: E402
+from stepladder.eval.generate import complete_text, generate  # noqa: E402
+from stepladder.eval.perplexity import evaluate_text, rolling_losses  # noqa: E402
+from stepladder.models import hf  # noqa: E402
+from stepladder.records import Shape  # noqa: E402
+
+torch.set_num_threads(1)
+SHAPE = Shape(
+    num_layers=1,
+    width=32,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    ffn_width=48,
+    vocab_size=300,
+    context_tokens=16,
+    tied_head=True,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    hf.save_folder(hf.random_network(SHAPE, 0), folder / "model")
+    text = train_tokenizer(["words of a corpus, and more words of the same corpus"] * 9, 300)
+    (folder / "tokenizer.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("count", [2, 10, 16, 17, 18, 33, 100])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
+def test_every_token_is_predicted_once_from_a_whole_window(run, count, overlap):
+    network = hf.load_folder(run)
+    ids = np.random.default_rng(count).integers(0, 300, size=count)
+    losses = rolling_losses(network, ids, overlap)
+    assert len(losses) == count - 1
+    step = max(round(16 * (1 - overlap)), 1)
+    with torch.no_grad():
+        for at in range(count - 1):
+            # The first window that holds this prediction.
+            start = 0 if at < 16 else -(-(at - 15) // step) * step
+            logits = network(torch.tensor(ids[None, start : at + 1]))[0, -1]
+            expected = F.cross_entropy(logits[None], torch.tensor(ids[at + 1 : at + 2])).item()
+            assert expected == pytest.approx(losses[at], abs=1e-5)
+
+
+def test_bits_per_byte_follow_from_nats(run, tmp_path):
+    (tmp_path / "text.txt").write_text("naïve words 🙂 " * 20, encoding="utf-8")
+    result = evaluate_text(run, tmp_path / "text.txt")
+    assert len(("naïve words 🙂 " * 20).encode()) == result.num_bytes
+    assert len(load_tokenizer(run).encode("naïve words 🙂 " * 20)) == result.tokens
+    expected = result.nats_per_token * result.tokens / (result.num_bytes * math.log(2))
+    assert expected == pytest.approx(result.bits_per_byte, abs=1e-12)
+
+
+def test_more_context_does_not_hurt_a_uniform_network(run, tmp_path):
+    network = hf.load_folder(run)
+    with torch.no_grad():
+        network.norm.weight.zero_()
+    hf.save_folder(network, tmp_path / "model")
+    (tmp_path / "text.txt").write_text("any words at all")
+    result = evaluate_text(tmp_path, tmp_path / "text.txt", tokenizer=run)
+    assert math.log(300) == pytest.approx(result.nats_per_token, abs=1e-5)
+
+
+def test_bad_texts_are_one_clear_error(run, tmp_path):
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "empty").write_bytes(b"")
+    for name, reason in (("latin", "not UTF-8"), ("empty", "is empty"), ("missing", "cannot read")):
+        with pytest.raises(DataError, match=reason):
+            evaluate_text(run, tmp_path / name)
+    assert evaluate_text(run, tmp_path / "latin", max_bytes=4).num_bytes == 3
+
+
+def test_a_network_of_nan_is_told(run, tmp_path):
+    network = hf.load_folder(run)
+    with torch.no_grad():
+        network.norm.weight[0] = float("nan")
+    hf.save_folder(network, tmp_path / "model")
+    (tmp_path / "text.txt").write_text("words")
+    with pytest.raises(ExportError, match="not finite"):
+        evaluate_text(tmp_path, tmp_path / "text.txt", tokenizer=run)
+
+
+def test_completion_is_the_same_for_a_seed_and_outgrows_the_context(run):
+    first = complete_text(run, "words of", 40, temperature=1.0, seed=3)
+    assert first == complete_text(run, "words of", 40, temperature=1.0, seed=3)
+    assert first != complete_text(run, "words of", 40, temperature=1.0, seed=4)
+    assert complete_text(run, "", 5) == complete_text(run, "", 5)
+
+
+def test_generation_stops_at_the_end_token_and_keeps_to_the_vocabulary():
+    network = hf.random_network(SHAPE, 0).eval()
+    new = generate(network, [1, 2, 3], 10, end=-1, temperature=1.0)
+    assert len(new) == 10
+    assert new[: new.index(new[4])] == generate(network, [1, 2, 3], 10, end=new[4], temperature=1.0)
+    assert max(generate(network, [1, 2, 3], 50, end=-1, temperature=9.0, vocabulary=20)) < 20
