@@ -33,7 +33,7 @@ RULES = {
     "code_numbers": "more than a quarter of the characters are digits",
     "exact_duplicate": "the same text as another document",
     "near_duplicate": "word 5-grams almost as in another, longer document",
-    "only_boilerplate": "nothing but lines that many other documents have",
+    "only_boilerplate": "more than half of it were lines that many other documents have",
     "heldout_overlap": "held out, but 30 % or more of its long lines stand in training text",
 }
 

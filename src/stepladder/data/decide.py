@@ -13,10 +13,12 @@ import numpy as np
 from stepladder.data.dedup import Lines, boilerplate, find_duplicates
 from stepladder.data.options import CorpusOptions
 from stepladder.data.split import OVERLAP_SHARE, choose_held_out, held_share, overlap_shares
-from stepladder.data.steps import SHORTEST_REST, read_arrays, read_frame, write_arrays
+from stepladder.data.steps import read_arrays, read_frame, write_arrays
 from stepladder.errors import DataError
 
 _PINNED = 1 << 50
+# What boilerplate leaves of a document must still be most of one: torn licences teach nothing.
+SHORTEST_REST_SHARE = 0.5
 
 
 @dataclass(slots=True)
@@ -110,7 +112,7 @@ def apply_trim(documents: Documents, results: list[dict[str, Any]]) -> None:
     rows = np.flatnonzero(documents.stays)
     rest = np.array([size for result in results for size in result["num_bytes"]], dtype=np.int64)
     documents.rest[rows] = rest
-    short = (rest < SHORTEST_REST) & (rest < documents.column("num_bytes")[rows])
+    short = rest < SHORTEST_REST_SHARE * documents.column("num_bytes")[rows]
     documents.rule[rows[short]] = "only_boilerplate"
 
 

@@ -1,7 +1,8 @@
 """Names of sources in; the list of files behind them out, in an order that does not depend on the machine.
 
-A source is a file, a folder (searched to the bottom), a glob, or one of `python:installed`, `python:code`
-and `python:prose`: the text that came with the running Python and its packages.
+A source is a file, a folder (searched to the bottom), a glob, or text that came with the running Python and
+its packages: `python:code`, `python:prose` (manuals, descriptions, licences), `python:installed` (both) and
+`python:docstrings` (the documentation inside the code: ten times the prose, file by file).
 """
 
 import functools
@@ -16,7 +17,7 @@ from pathlib import Path
 from stepladder.data.licences import folder_licence, package_licences
 from stepladder.errors import DataError, did_you_mean
 
-PYTHON_SOURCES = ("python:installed", "python:code", "python:prose")
+PYTHON_SOURCES = ("python:installed", "python:code", "python:prose", "python:docstrings")
 COMPRESSIONS = (".gz", ".zst")
 RECORDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 PROSE = (".txt", ".md", ".rst", ".markdown", ".text")
@@ -64,8 +65,9 @@ def list_files(sources: Sequence[str], *, held_out: bool = False) -> list[Source
     Raises:
         DataError: a source does not exist or holds no text; all such sources are named at once.
     """
-    found: dict[str, SourceFile] = {}
+    found: dict[tuple[str, str], SourceFile] = {}
     problems = []
+    real_folder = functools.cache(os.path.realpath)
     for source in sources:
         try:
             files = list(_files_of(source))
@@ -73,7 +75,9 @@ def list_files(sources: Sequence[str], *, held_out: bool = False) -> list[Source
             problems.append(error)
             continue
         for file in files:
-            found.setdefault(os.path.realpath(file.path), replace(file, held_out=held_out))
+            folder, name = os.path.split(file.path)
+            place = os.path.join(real_folder(folder), name)
+            found.setdefault((place, file.kind), replace(file, held_out=held_out) if held_out else file)
     if problems:
         raise DataError(
             "; ".join(error.wrong for error in problems),
@@ -139,6 +143,7 @@ def _files_of(source: str) -> Iterator[SourceFile]:
                 yield _source_file(os.path.relpath(match, root), match, *known)
 
 
+@functools.lru_cache(maxsize=65_536)
 def classify(name: str) -> tuple[str, str] | None:
     """(kind, domain) of a file by its name, None for what is not text: `a.jsonl.gz` -> ("jsonl", "prose")."""
     stem, suffix = os.path.splitext(name)
@@ -174,7 +179,11 @@ def _walk(root: Path) -> Iterator[SourceFile]:
 def _installed(source: str) -> Iterator[SourceFile]:
     paths = sysconfig.get_paths()
     roots = dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]])
-    wanted = {"python:code": ("code",), "python:prose": ("prose", "reference")}.get(source)
+    wanted = {
+        "python:code": ("code",),
+        "python:docstrings": ("code",),
+        "python:prose": ("prose", "reference"),
+    }.get(source)
     for root in roots:
         is_library = root == paths["stdlib"]
         licences = {} if is_library else package_licences(Path(root))
@@ -188,7 +197,11 @@ def _installed(source: str) -> Iterator[SourceFile]:
                 package = (inside or (name,))[0]
                 licence = "PSF-2.0" if is_library else licences.get(package, "")
                 label = "/".join(("stdlib" if is_library else "packages", *inside, name))
-                yield _source_file(label, Path(folder, name), *known, licence)
+                if source == "python:docstrings":
+                    if _TEST_FOLDERS & set(inside) or name.startswith("test_"):
+                        continue  # strings of tests are input for the tests
+                    known = ("docstrings", "reference")
+                yield _source_file(label, os.path.join(folder, name), *known, licence)
 
 
 def _classify_installed(name: str, inside: tuple[str, ...]) -> tuple[str, str] | None:
@@ -203,9 +216,9 @@ def _classify_installed(name: str, inside: tuple[str, ...]) -> tuple[str, str] |
     return known if known and (known[1] != "code" or name.endswith((".py", ".pyi"))) else None
 
 
-def _source_file(name: str, path: Path, kind: str, domain: str, licence: str = "") -> SourceFile:
+def _source_file(name: str, path: str | Path, kind: str, domain: str, licence: str = "") -> SourceFile:
     try:
-        size = path.stat().st_size
+        size = os.stat(path).st_size
     except OSError:
         size = 0
     return SourceFile(

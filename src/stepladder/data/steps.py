@@ -7,6 +7,7 @@ CHUNK.text (those that are kept), CHUNK.npz (hashes, sketches, long lines).
 
 import dataclasses
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from stepladder.data.sources import SourceFile
 from stepladder.data.tokenizer import load_tokenizer
 from stepladder.store import read_json, write_bytes, write_json
 
-# What boilerplate leaves of a document must still be one.
-SHORTEST_REST = 50
 _EXAMPLE_CHARS = 160
 SPLITS = ("train", "heldout")
 
@@ -91,7 +90,7 @@ def trim_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "shorter_documents": len(np.unique(verdict["line_document"])),
         "lines": len(gone),
         "line_bytes": sum(len(line.encode()) + 1 for line in gone),
-        "examples": sorted(set(gone), key=gone.count, reverse=True)[:3] if len(gone) < 2000 else gone[:3],
+        "examples": [line for line, _ in sorted(Counter(gone).items(), key=lambda i: (-i[1], i[0]))[:3]],
     }
 
 

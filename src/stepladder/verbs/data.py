@@ -9,7 +9,10 @@ from cyclopts import Parameter
 
 def data(
     *sources: Annotated[
-        str, Parameter(help="Files, folders, globs, or python:installed, python:code, python:prose.")
+        str,
+        Parameter(
+            help="Files, folders, globs, or python:installed, python:code, python:prose, python:docstrings."
+        ),
     ],
     out: Annotated[Path, Parameter(help="Folder of the corpus.")] = Path("corpus"),
     vocab_size: Annotated[int, Parameter(help="Tokens of the vocabulary.")] = 4096,
@@ -36,7 +39,7 @@ def data(
     if not sources:
         raise DataError(
             "no source is given",
-            allowed="files, folders, globs, python:installed, python:code, python:prose",
+            allowed="files, folders, globs, python:installed, python:code, python:prose, python:docstrings",
             next_command="stepladder data python:prose --out corpus",
         )
     options = CorpusOptions(
