@@ -93,7 +93,7 @@ def test_kept_activations_are_those_that_autograd_saves(attention, value_bytes):
     measured = sum(size for pointer, size in saved.items() if pointer not in weights)
     copies = autocast_copy_bytes(shape) if value_bytes == 2 else 0
     per_token = activation_bytes_per_token(shape, attention=attention, value_bytes=value_bytes)
-    assert measured == pytest.approx(sum(per_token.values()) * ids.numel() + copies, rel=0.01)
+    assert measured == pytest.approx(sum(per_token.values()) * ids.numel() + copies, rel=0.02)
 
 
 def test_recompute_keeps_less():

@@ -62,17 +62,16 @@ def activation_bytes_per_token(
 ) -> dict[str, int]:
     """Bytes that the forward pass keeps for the backward pass, for each token of the micro-batch, by term.
 
-    `value_bytes` is 4, or 2 under bf16 autocast: then the residual stream and the norms stay fp32, and each
-    matrix keeps its own copy of its input. Selective recompute drops the scores; full recompute keeps the
-    input of each layer and one layer's worth. Copies of the weights are not here (`autocast_copy_bytes`).
+    `value_bytes` is 4, or 2 under bf16 autocast; the norms keep fp32 in both. Selective recompute drops the
+    scores; full recompute keeps the input of each layer and one layer's worth. Copies of the weights are
+    not here (`autocast_copy_bytes`).
     """
     width, queries = shape.width, shape.num_heads * shape.head_dim
     keys = shape.num_kv_heads * shape.head_dim
-    inputs = (2, 1) if value_bytes == 4 else (5, 1)
     scores = shape.context_tokens * shape.num_heads * value_bytes if attention == "explicit" else 0
     per_layer = {
-        "norms": 2 * (8 * width + 4) + 8 * (queries + keys) + 4 * (shape.num_heads + shape.num_kv_heads),
-        "matrix_inputs": value_bytes * (inputs[0] * width + inputs[1] * queries),
+        "norms": 2 * (4 * width + 4) + 4 * (queries + keys) + 4 * (shape.num_heads + shape.num_kv_heads),
+        "matrix_inputs": value_bytes * (2 * width + queries),
         "attention": value_bytes * 3 * queries + (0 if attention == "explicit" else 4 * shape.num_heads),
         "scores": scores,
         "feed_forward": value_bytes * 4 * shape.ffn_width,
@@ -82,7 +81,7 @@ def activation_bytes_per_token(
         kept = {**per_layer, "layer_inputs": shape.num_layers * 4 * width}
     elif recompute == "selective":
         kept["scores"] = per_layer["scores"]
-    head = 8 * width + 4 + value_bytes * width
+    head = 4 * width + 4 + value_bytes * width
     return {**kept, "head": head, "log_probabilities": 4 * shape.vocab_size}
 
 
