@@ -22,6 +22,8 @@ KEEP = 0.1
 # Full recompute runs the forward pass twice: 4 thirds of the arithmetic.
 _RECOMPUTE = 4 / 3
 _MOST_TOKENS, _MOST_WIDTHS = 1e16, 90
+# A family with a fixed head count ends where its heads are wider than any published decoder's.
+_WIDEST_HEAD = 256
 # Where neither money nor time ends the run, 20 tokens a parameter (arXiv:2203.15556) set its size.
 _USUAL_RATIO = 20.0
 
@@ -85,7 +87,9 @@ def candidate_shapes(
         return (shape_for_params(float(override["params"]), **fixed),)  # pyrefly: ignore
     if "width" in override:
         return (shape_for_width(int(override["width"]), **fixed),)  # pyrefly: ignore
-    widths = usual_widths(fixed["num_heads"], most=16_384)
+    heads_fixed = fixed["num_heads"]
+    most = 16_384 if heads_fixed is None else _WIDEST_HEAD * heads_fixed
+    widths = usual_widths(heads_fixed, most=most)
     widths = widths[:: max(len(widths) // _MOST_WIDTHS, 1)] if like is None else widths
     shapes = [shape_for_width(width, **fixed) for width in widths]  # pyrefly: ignore
     if like is not None:
@@ -220,7 +224,7 @@ def _tokens_for_loss(problem: Problem, shape: Shape, target: float, most: float)
     if predicted(problem, shape, most).value > target:
         return None
     low, high = math.log(shape.context_tokens), math.log(most)
-    for _ in range(60):
+    for _ in range(30):
         middle = (low + high) / 2
         if predicted(problem, shape, math.exp(middle)).value > target:
             low = middle

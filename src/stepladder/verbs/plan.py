@@ -55,7 +55,7 @@ def _make(brief_path: Path, law_path: Path | None, runs: Path | None, corpus: Pa
     brief, folder, notes = load_brief(brief_path), brief_path.parent, []
     law_path = law_path or first_of(folder, ("law.json",))
     runs = runs or first_of(folder, ("observations.csv", "ladder/observations.csv"))
-    text = corpus or first_of(folder, ("corpus",))
+    text = corpus or (folder / "corpus" if (folder / "corpus" / "corpus.json").exists() else None)
     given = law_from(law_path) if law_path else None
     rows = observations_from(runs) if runs else []
     options = ChooseOptions(
