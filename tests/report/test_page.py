@@ -206,6 +206,29 @@ def test_whole_numbers_in_a_frozen_forecast_are_no_change(climb):
     assert "frozen" not in read_parts(climb).missing
 
 
+def test_outcomes_that_are_no_numbers_are_not_scored(climb):
+    interval = {"value": 1.5, "low80": 1.4, "high80": 1.6, "low95": 1.3, "high95": 1.7}
+    rows = [
+        {"run": "t", "quantity": "loss", "forecast": interval, "outcome": outcome}
+        for outcome in (None, 0, 1.55)
+    ]
+    (climb / "score.json").write_text(json.dumps({"scores": rows}))
+    assert [score.outcome for score in read_parts(climb).scores] == [1.55]
+
+
+def test_a_run_that_metered_nothing_still_has_a_page(climb):
+    path = climb / "target@1" / "run.json"
+    path.write_text(
+        json.dumps(
+            {**json.loads(path.read_text()), "joules": 0.0, "heldout_loss": None, "status": "diverged"}
+        )
+    )
+    parts = read_parts(climb)
+    assert parts.scores == ()
+    text = "".join(Reader(render_page(parts)).text)
+    assert "The target run ended with status 'diverged'." in text
+
+
 def test_a_refused_forecast_is_told(climb):
     path = climb / "forecast.json"
     value = json.loads(path.read_text())

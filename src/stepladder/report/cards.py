@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from stepladder import __version__
 from stepladder.report.more_sections import stage_amounts
 from stepladder.report.parts import Parts
-from stepladder.report.words import UNITS, number_of, percent, show, show_range, verdict
+from stepladder.report.words import UNITS, number_of, percent, show, show_losses, show_range, verdict
 from stepladder.units import JOULES_PER_KWH, format_bytes
 
 NOT_STATED = "NOT STATED"
@@ -139,10 +139,7 @@ def _evaluation(parts: Parts) -> str:
     run = parts.target.run
     lines = []
     if run is not None:
-        lines.append(
-            f"Held-out loss: {run.heldout_loss:.4f} nats per token, "
-            f"{run.heldout_bits_per_byte:.4f} bits per byte."
-        )
+        lines.append(f"Held-out loss: {show_losses(run.heldout_loss, run.heldout_bits_per_byte)}.")
     lines += [verdict(score)[1] for score in parts.scores]
     for task in parts.tasks:
         lines.append(f"### {_line(task.name)}")

@@ -141,7 +141,7 @@ def bars(
         "title": title,
         "axis": {"grid": True},
         # Room for the labels at the bars' ends.
-        "scale": {"domain": [0, 1.14 * max(row[amount] for row in rows)], "nice": False},
+        "scale": {"domain": [0, 1.14 * (max(row[amount] for row in rows) or 1.0)], "nice": False},
     }
     tips = [
         {"field": name, "title": name},

@@ -225,7 +225,8 @@ def _examples(audit: Mapping[str, Any]) -> Html:
 
 def _folded(title: str, found: Mapping[str, Any]) -> Html:
     num_bytes = number_of(found.get("num_bytes"))
-    head = f"{title}: {number_of(found['documents']):,.0f} documents"
+    count = number_of(found["documents"])
+    head = f"{title}: {count:,.0f} document{'' if count == 1 else 's'}"
     head += f", {format_bytes(num_bytes)}" if num_bytes > 0 else ""
     why = paragraph(found["why"], class_="note") if found.get("why") else ""
     examples = found.get("examples")

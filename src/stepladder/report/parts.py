@@ -231,20 +231,21 @@ def _read_task(path: Path) -> Task:
 def _read_scores(read: _Reader, parts: Parts) -> tuple[Score, ...]:
     """What score.json says; computed from forecast and run where it is not there."""
     if (read.folder / "score.json").exists():
-        return read.part("score", "score.json", lambda path: _read_list(path, Score, "scores"), ())
+        scores = read.part("score", "score.json", lambda path: _read_list(path, Score, "scores"), ())
+        return tuple(item for item in scores if math.isfinite(item.outcome) and item.outcome > 0)
     forecast, run = parts.forecast, parts.target.run
     if forecast is None or run is None or run.status != "ok":
         read.missing["score"] = "There is no forecast and finished target run to compare yet."
         return ()
-    scores = []
+    scored: list[Score] = []
     loss = outcome_loss(run, forecast.loss_unit)
     if math.isfinite(loss) and loss > 0:
-        scores.append(score(forecast, loss))
+        scored.append(score(forecast, loss))
     for name, outcome in (("seconds", run.seconds), ("kwh", run.joules / JOULES_PER_KWH)):
         if name in forecast.costs and math.isfinite(outcome) and outcome > 0:
             interval = forecast.costs[name]
-            scores.append(Score(run=forecast.run, quantity=name, forecast=interval, outcome=outcome))
-    return tuple(scores)
+            scored.append(Score(run=forecast.run, quantity=name, forecast=interval, outcome=outcome))
+    return tuple(scored)
 
 
 def outcome_loss(run: Run, loss_unit: str) -> float:

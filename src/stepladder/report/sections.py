@@ -21,6 +21,7 @@ from stepladder.report.words import (
     short_name,
     show,
     show_interval,
+    show_losses,
     show_range,
     verdict,
 )
@@ -184,7 +185,7 @@ def training(parts: Parts) -> Section:
     tokens = show("tokens", number_of(last["tokens"]))
     pairs = {
         "steps and tokens": f"{number_of(last.get('step')):,.0f} steps, {tokens} tokens",
-        "held-out loss": _losses(
+        "held-out loss": show_losses(
             number_of(last.get("heldout_loss")), number_of(last.get("heldout_bits_per_byte"))
         ),
         "time": show("seconds", number_of(last.get("seconds"))),
@@ -328,12 +329,6 @@ def _certificate(quality: Mapping[str, float]) -> str:
     state = "certified" if quality["certified"] else "not certified"
     text = f"Optimum {state}: {percent(quality.get('success_share', math.nan), 0)} of the starts reached it"
     return text + f"; residuals {percent(quality.get('rms_residual', math.nan), 2)} (root mean square)."
-
-
-def _losses(nats: float, bits: float) -> str:
-    told = [f"{nats:.4f} nats per token"] if math.isfinite(nats) else []
-    told += [f"{bits:.4f} bits per byte"] if math.isfinite(bits) else []
-    return ", ".join(told) or "not measured"
 
 
 def warnings(parts: Parts) -> Section:

@@ -121,6 +121,13 @@ def verdict(score: Score) -> tuple[str, str]:
     )
 
 
+def show_losses(nats: float, bits: float) -> str:
+    """A held-out loss in both units; those that were measured."""
+    told = [f"{nats:.4f} nats per token"] if math.isfinite(nats) else []
+    told += [f"{bits:.4f} bits per byte"] if math.isfinite(bits) else []
+    return ", ".join(told) or "not measured"
+
+
 def short_name(name: str) -> str:
     """A quantity in words without its unit."""
     return QUANTITIES.get(name, name.replace("_", " ")).split(" (")[0]
