@@ -15,7 +15,10 @@ def plan(
     corpus: Annotated[
         Path | None, Parameter(help="Corpus folder; by default the one beside the brief.")
     ] = None,
-    out: Annotated[Path | None, Parameter(help="Write plan.json here.")] = None,
+    runs: Annotated[
+        Path | None, Parameter(help="CSV of training runs: forecast their hours and energy into --out.")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="Write plan.json (or the table of --runs) here.")] = None,
     why: Annotated[str, Parameter(help="Explain this number of the plan.")] = "",
     dry_run: Annotated[bool, Parameter(negative="", help="Print the plan and write nothing.")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
@@ -26,6 +29,8 @@ def plan(
     from stepladder.records import Plan, from_json, to_json
     from stepladder.store import read_json, write_json
 
+    if runs is not None:
+        return _published(runs, out, json_=json_)
     if brief.suffix == ".json":
         made, notes = from_json(Plan, read_json(brief)), []
     else:
@@ -41,6 +46,26 @@ def plan(
         print("\n".join(lines))
         if out is not None and not dry_run:
             print(f"wrote {out}")
+    return 0
+
+
+def _published(runs: Path, out: Path | None, *, json_: bool) -> int:
+    from stepladder.errors import PlanError
+    from stepladder.plan.published import predict_published, write_published
+
+    if out is None:
+        raise PlanError(
+            "--runs needs a file to write", next_command=f"stepladder plan --runs {runs} --out hours.csv"
+        )
+    rows = predict_published(runs)
+    write_published(out, rows)
+    refused = {row.id: row.reason for row in rows if row.reason}
+    if json_:
+        print(json.dumps({"rows": len(rows), "refused": refused, "out": str(out)}))
+        return 0
+    print(f"wrote {out}: {len(rows) - len(refused)} forecasts, {len(refused)} refused")
+    for name, reason in refused.items():
+        print(f"  {name}: {reason}")
     return 0
 
 
