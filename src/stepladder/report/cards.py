@@ -18,10 +18,11 @@ NOT_STATED = "NOT STATED"
 
 def model_card(parts: Parts) -> str:
     """The card as Markdown."""
+    before = " from a plan whose loss was forecast before the run" if parts.forecast else ""
     blocks = [
         "---\n" + "\n".join(_metadata(parts)) + "\n---",
         f"# {_line(parts.name)}",
-        "Trained with stepladder from a plan whose loss was forecast before the run. Fields that read "
+        f"Trained with stepladder{before}. Fields that read "
         f"{NOT_STATED} must be filled in by a person before the model is passed on.",
         _section("Model", _model(parts)),
         _section(
