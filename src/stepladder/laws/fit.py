@@ -7,7 +7,15 @@ import numpy as np
 
 from stepladder.errors import LawError
 from stepladder.laws.diagnose import diagnose, refuse
-from stepladder.laws.estimate import Estimate, FitOptions, columns_of, estimate
+from stepladder.laws.estimate import (
+    MILD_POWER,
+    Estimate,
+    FitOptions,
+    fit_form,
+    noise,
+    size_of,
+    steep_power,
+)
 from stepladder.laws.forms import FORMS, form_named, to_constants
 from stepladder.laws.rollout import Rollout, draw, roll_out
 from stepladder.laws.table import Table
@@ -15,8 +23,6 @@ from stepladder.records import Law
 from stepladder.store import fingerprint
 
 LEAST_POINTS = 3
-# Forms and weights whose disagreement at the target widens the interval: (form, weight power).
-_RIVALS = (("chinchilla", 0.0), ("chinchilla", 0.5), ("chinchilla-tied", 0.25))
 
 
 def fit_law(table: Table, options: FitOptions | None = None) -> Law:
@@ -35,40 +41,23 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
             f"{len(form.names) + 2} or more",
         )
     size = size_of(table, options.size)
-    columns = columns_of(size, table.tokens, table.loss, table.weight, _power(options))
-    fitted = estimate(form, columns, options)
+    fitted = fit_form(form, table, options)
     if not np.isfinite(fitted.objective):
         raise LawError("the fit found no finite minimum", got=f"{len(table)} runs, form {form.name}")
     rolled = roll_out(fitted)
     draws = draw(fitted, options.bootstraps, options.seed)
     law = Law(
         form=form.name,
-        terms=to_constants(form, fitted.theta, columns.centre),
+        terms=to_constants(form, fitted.theta, fitted.columns.centre),
         loss_unit=table.loss_unit,
         size_column=options.size,
         points=len(table),
         largest_flops=float(6 * np.max(size * table.tokens)),
         quality=_quality(fitted, rolled, draws),
-        spread=_spread(fitted, rolled, draws, _rivals(table, size, options)),
+        spread=_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
     )
-    law = replace(
-        law, warnings=diagnose(law, table, fitted, rolled), refusal=refuse(law, table, fitted, rolled)
-    )
+    law = replace(law, warnings=diagnose(law, table, fitted, rolled), refusal=refuse(law, table, fitted))
     return replace(law, fingerprint=fingerprint({"law": _stable(law), "options": str(options)}))
-
-
-def size_of(table: Table, name: str) -> np.ndarray:
-    """The column that counts parameters."""
-    if name not in ("params", "nonembed_params"):
-        raise LawError("unknown size column", got=repr(name), allowed="params, nonembed_params")
-    size = getattr(table, name)
-    if not np.isfinite(size).all():
-        raise LawError(f"the runs lack {name}", got=f"{int((~np.isfinite(size)).sum())} rows without it")
-    return size
-
-
-def _power(options: FitOptions) -> float:
-    return 0.0 if options.method == "plain" else options.weight_power
 
 
 def _quality(fitted: Estimate, rolled: Rollout, draws: np.ndarray) -> dict[str, float]:
@@ -78,7 +67,8 @@ def _quality(fitted: Estimate, rolled: Rollout, draws: np.ndarray) -> dict[str, 
         "success_share": fitted.share,
         "agreeing_starts": float(fitted.agreeing),
         "certified": float(fitted.certified),
-        "sigma": fitted.sigma if fitted.sigma < 1 else float(residual.std()),
+        "sigma": noise(fitted, local=True),
+        "weight_power": fitted.columns.power,
         "rms_residual": float(np.sqrt(np.mean(residual**2))),
         "worst_residual": float(np.max(np.abs(residual))),
         "rollout_rms": rolled.rms,
@@ -107,13 +97,16 @@ def _spread(
     }
 
 
-def _rivals(table: Table, size: np.ndarray, options: FitOptions) -> list[dict[str, Any]]:
-    """Other reasonable fits of the same runs: their θ at the same centre."""
+def _rivals(table: Table, fitted: Estimate, options: FitOptions) -> list[dict[str, Any]]:
+    """Other reasonable fits of the same runs (other weights, one exponent): their θ at the same centre."""
+    power = fitted.columns.power
+    other = MILD_POWER if power > MILD_POWER else steep_power(size_of(table, options.size), table)
+    wanted = (("chinchilla", other), ("chinchilla-tied", power))
     rivals = []
-    for name, power in _RIVALS:
-        columns = columns_of(size, table.tokens, table.loss, table.weight, power)
-        fitted = estimate(FORMS[name], columns, replace(options, form=name, method="auto", starts=8))
-        rivals.append({"form": name, "weight_power": power, "theta": [float(item) for item in fitted.theta]})
+    for name, power in wanted:
+        settings = replace(options, form=name, method="auto", weight_power=power, starts=8)
+        rival = fit_form(FORMS[name], table, settings)
+        rivals.append({"form": name, "weight_power": power, "theta": [float(item) for item in rival.theta]})
     return rivals
 
 

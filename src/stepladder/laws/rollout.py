@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.laws.estimate import Estimate, with_rows
+from stepladder.laws.estimate import Estimate, noise, with_rows
 from stepladder.laws.solve import Array, minimise
 
 # Width of a forecast in units of the roll-out error at horizon h = log10(C / C_fit): own measurement over
@@ -85,7 +85,7 @@ def draw(fitted: Estimate, count: int, seed: int) -> Array:
     columns, prior = fitted.columns, fitted.problem.prior
     n = len(columns.log_loss)
     residual = fitted.residual - np.average(fitted.residual, weights=columns.weight)
-    scale = fitted.sigma if fitted.sigma < 1 else max(float(residual.std()), 1e-9)
+    scale = noise(fitted, local=True)
     own = residual * (scale / max(float(residual.std()), 1e-9))
     # With few points the residuals are a poor sample of the noise: half of it is drawn from a normal.
     mixed = rng.choice(own, (count, n)) * np.sqrt(0.5) + rng.normal(0, scale, (count, n)) * np.sqrt(0.5)
@@ -94,5 +94,6 @@ def draw(fitted: Estimate, count: int, seed: int) -> Array:
     known = prior.precision > 0
     spread = np.where(known, 1 / np.sqrt(np.where(known, prior.precision, 1.0)), 0.0)
     mean = mean + rng.normal(size=(count, len(fitted.theta))) * spread
-    problem = with_rows(fitted, log_loss=predicted + mixed, prior_mean=mean)
+    own_scale = scale if fitted.problem.data.sigma < 1 else None
+    problem = with_rows(fitted, log_loss=predicted + mixed, prior_mean=mean, sigma=own_scale)
     return minimise(problem, np.repeat(fitted.theta[None], count, axis=0)).theta

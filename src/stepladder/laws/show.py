@@ -5,7 +5,9 @@ import io
 from collections.abc import Sequence
 
 from stepladder.laws.forms import form_named
-from stepladder.records import Forecast, Law
+from stepladder.laws.registry import Frozen
+from stepladder.laws.score import Calibration
+from stepladder.records import Forecast, Law, Score
 from stepladder.units import format_count, format_flops
 
 COLUMNS = ("run", "loss", "low80", "high80", "low95", "high95", "status")
@@ -75,3 +77,41 @@ def forecast_csv(forecasts: Sequence[Forecast]) -> str:
 
 def _g(value: float) -> str:
     return f"{value:.5g}"
+
+
+def score_text(result: Score) -> str:
+    """A score in one line, a miss as plainly as a hit."""
+    loss = result.forecast
+    word80 = "inside" if loss.held80(result.outcome) else "OUTSIDE"
+    word95 = "inside" if loss.held95(result.outcome) else "OUTSIDE"
+    return (
+        f"{result.run}: forecast {loss.value:.4f}, measured {result.outcome:.4f}, error "
+        f"{result.relative_error:+.2%}; {word80} the 80 % interval {loss.low80:.4f}–{loss.high80:.4f}, "
+        f"{word95} the 95 % interval {loss.low95:.4f}–{loss.high95:.4f}"
+    )
+
+
+def registry_text(found: Sequence[Frozen], reliability: Calibration | None) -> str:
+    """One line a forecast, then how reliable the scored ones were."""
+    lines = [f"{'run':<20} {'created':<26} {'fingerprint':<17} {'loss':>8} {'80 % interval':>19}  outcome"]
+    for item in found:
+        forecast, loss = item.forecast, item.forecast.loss
+        if not item.intact:
+            outcome = "CHANGED after it was frozen"
+        elif item.score is None:
+            outcome = "open" + (" (refused)" if forecast.status == "refused" else "")
+        else:
+            word = "held 80" if loss.held80(item.score.outcome) else "missed 80"
+            word95 = "held 95" if loss.held95(item.score.outcome) else "missed 95"
+            outcome = f"{item.score.outcome:.4f} ({item.score.relative_error:+.2%}, {word}, {word95})"
+        lines.append(
+            f"{forecast.run[:20]:<20} {forecast.created or 'not dated':<26} {forecast.fingerprint:<17} "
+            f"{loss.value:>8.4f} {loss.low80:>9.4f}–{loss.high80:<9.4f}  {outcome}"
+        )
+    if reliability:
+        lines.append(
+            f"\n{reliability.count} scored: median error {reliability.median_error:.2%}, mean signed error "
+            f"{reliability.mean_signed_error:+.2%}; the 80 % interval held in {reliability.share80:.0%}, the "
+            f"95 % interval in {reliability.share95:.0%}"
+        )
+    return "\n".join(lines)

@@ -18,8 +18,8 @@ from stepladder.records import Observation
 Array = np.ndarray
 LOSS_UNITS = ("nats_per_token", "bits_per_byte")
 UNSTATED = "unstated"
-# A fit of 20,000 points takes seconds and its constants are known to four digits; more rows are sampled.
-MAX_POINTS = 20_000
+# A fit of 5,000 points takes seconds and knows its constants to three digits; more rows are sampled.
+MAX_POINTS = 5_000
 _OPTIONAL = ("seed", "nonembed_params", "unique_tokens", "flops", "weight")
 _KNOWN_EXTRA = ("seconds", "joules", "lr", "batch_tokens", "in_context_score", "warmup_share", "decay_share")
 _TEXT = ("run", "schedule", "tokenizer", "loss_unit", "excluded")
