@@ -166,6 +166,15 @@ def test_tokenizer_loads_with_the_same_ids(tmp_path, tokenizer_file):
     assert UNTIED.context_tokens == theirs.model_max_length
 
 
+def test_tokenizer_gives_only_what_the_network_takes(tmp_path, tokenizer_file):
+    make_run(tmp_path / "run", UNTIED)
+    folder = export.export_folder(tmp_path / "run", tmp_path / "out", tokenizer_file)
+    written = json.loads((folder / "tokenizer_config.json").read_text())
+    assert written["model_input_names"] == ["input_ids", "attention_mask"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert {"input_ids", "attention_mask"} == set(tokenizer("words"))
+
+
 def test_config_says_both_forms_of_rotary_and_no_sampling_defaults(tmp_path, tokenizer_file):
     make_run(tmp_path / "run", UNTIED)
     folder = export.export_folder(tmp_path / "run", tmp_path / "out", tokenizer_file)

@@ -47,12 +47,12 @@ def export_folder(run: Path, out: Path, tokenizer: Path | None = None, *, dtype:
     if len(stored) != 1 or not stored <= set(_TORCH_DTYPES):
         raise ExportError("the weights have mixed or unknown types", got=", ".join(sorted(stored)))
     config = qwen3_config(shape, end, _TORCH_DTYPES[stored.pop()])
-    # Weights last: a folder with weights is a whole one.
+    # config.json last: a folder with one is a whole one.
     write_json(out / "tokenizer.json", definition)
     write_json(out / "tokenizer_config.json", _tokenizer_config(shape))
     write_json(out / "generation_config.json", {key: config[key] for key in _GENERATION_KEYS})
-    write_json(out / "config.json", config)
     write_tensors(out / WEIGHTS_FILE, tensors)
+    write_json(out / "config.json", config)
     return out
 
 
@@ -328,6 +328,8 @@ def _tokenizer_config(shape: Shape) -> dict[str, Any]:
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": shape.context_tokens,
+        # Without this transformers 4 adds token_type_ids, which the network's generate() then refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "left",
     }
 
