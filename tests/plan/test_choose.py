@@ -273,3 +273,21 @@ def test_repeats_are_worth_less_and_less():
     assert useful_tokens(2e6, math.inf) == 2e6
     fresh = [useful_tokens(passes * 1e6, 1e6) / 1e6 for passes in (1, 2, 4, 16, 1000)]
     assert fresh == pytest.approx([1, 1.968, 3.726, 10.58, 16.39], rel=1e-3)
+
+
+def test_a_batch_that_does_not_divide_is_rounded_up_and_said():
+    plan = choose(brief(override={"batch_tokens": 1_000}), rungs())
+    assert plan.recipe.batch_tokens == 1_024
+    assert plan.numbers["batch_tokens"].how.endswith("1,000, rounded up to whole sequences for each process")
+
+
+def test_failures_of_many_nodes_are_in_the_seconds():
+    def plan(nodes: int) -> Plan:
+        hardware = HardwareBrief(device="h100-sxm", count=8, nodes=nodes)
+        given = brief(hardware=hardware, override={"params": 8e9, "tokens": 1e12})
+        return choose(given, options=UNMEASURED, law=prior_loss_for(32_768))
+
+    few, many = plan(1), plan(256)
+    assert many.numbers["goodput"].value < 0.97 < few.numbers["goodput"].value
+    ratio = few.numbers["seconds"].value / many.numbers["seconds"].value / 256
+    assert ratio == pytest.approx(many.numbers["goodput"].value / few.numbers["goodput"].value, rel=1e-3)

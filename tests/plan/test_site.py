@@ -79,11 +79,13 @@ def test_measured_rates_give_a_narrower_speed_than_none():
 
 def test_a_gpu_of_this_machine_is_used_and_costs_only_electricity():
     gpu = Gpu(name="NVIDIA GeForce RTX 4090", memory_bytes=25_757_220_864, driver="550")
-    found = site(machine=replace(MACHINE, gpus=(gpu, gpu)))
+    found = site(machine=replace(MACHINE, gpus=(gpu, gpu)), count=2)
     assert (found.layout.device, found.layout.processes, found.layout.shard) == ("cuda", 2, "ddp")
     costs = cost_numbers(exact(3600, "an hour"), found)
     assert costs["usd_per_device_hour"].value == 0
     assert costs["usd"].value == pytest.approx(costs["kwh"].value * costs["usd_per_kwh"].value)
+    with pytest.raises(PlanError, match=r"\[hardware\] count is more than this machine has"):
+        site(machine=replace(MACHINE, gpus=(gpu,)), count=2)
     unknown = replace(MACHINE, gpus=(Gpu(name="GTX 1080", memory_bytes=8 * 2**30, driver="1"),))
     with pytest.raises(PlanError, match="this machine's GTX 1080 is not in the catalogue"):
         site(machine=unknown)

@@ -15,6 +15,7 @@ from stepladder.plan.derive import exact, probability_above, within
 from stepladder.plan.machine import Machine
 from stepladder.plan.prior import USUAL_EPOCHS, LossLaw, useful_tokens
 from stepladder.plan.rates import RecipeRule
+from stepladder.plan.reliability import goodput
 from stepladder.plan.search import (
     LIMITS,
     Candidate,
@@ -240,6 +241,8 @@ def _numbers(problem: Problem, best: Candidate, sizes: int, options: ChooseOptio
     }
     if not problem.throughput.points:
         numbers["flops_per_second"] = problem.site.flops_per_second
+    if best.layout.device != "cpu":
+        numbers["goodput"] = goodput(best.layout.nodes)
     if math.isfinite(problem.unique_tokens):
         numbers["epochs"] = _epochs_number(problem, best.tokens)
     if "hours" in problem.left:
@@ -276,8 +279,12 @@ def _tokens_number(problem: Problem, best: Candidate) -> Derived:
 
 
 def _batch_number(problem: Problem, batch: int, context: int) -> Derived:
-    if "batch_tokens" in problem.brief.override:
-        return exact(batch, "[override] batch_tokens", "user")
+    given = problem.brief.override.get("batch_tokens")
+    if given is not None:
+        how = "[override] batch_tokens"
+        if batch != given:
+            how += f" = {given:,}, rounded up to whole sequences for each process"
+        return exact(batch, how, "user")
     return exact(batch, f"rule of plan/rates.py for `tokens`, in sequences of {context}")
 
 

@@ -12,6 +12,7 @@ from stepladder.plan.derive import exact, times
 from stepladder.plan.memory import MemoryNeed, memory_need
 from stepladder.plan.prior import LossLaw, useful_tokens
 from stepladder.plan.rates import MIN_STEPS, RecipeRule
+from stepladder.plan.reliability import goodput
 from stepladder.plan.site import Site
 from stepladder.plan.throughput import Throughput
 from stepladder.records import Brief, Derived, Interval, Layout, Recipe, Shape
@@ -108,7 +109,7 @@ def candidate_shapes(
 
 def most_tokens(problem: Problem, shape: Shape) -> tuple[float, str]:
     """The longest run of this shape that keeps every limit, and the limit that ends it."""
-    per_token = times("one token", seconds_per_token(problem, shape, recompute=False))
+    per_token = wall_seconds(problem, exact(1, ""), seconds_per_token(problem, shape, recompute=False))
     costs = cost_numbers(per_token, problem.site)
     ends = {"hours": per_token.high / 3600, **{name: costs[name].high for name in LIMITS[1:]}}
     caps = {name: left / ends[name] for name, left in problem.left.items() if ends[name] > 0}
@@ -144,9 +145,11 @@ def evaluate(problem: Problem, shape: Shape, tokens: float, binds: str) -> Candi
     if fitted is None:
         return None
     layout, memory = fitted
+    if layout.recompute == "full" and binds in problem.left:
+        steps = max(math.floor(steps / _RECOMPUTE), 1)
     whole = steps * recipe.batch_tokens
     each = seconds_per_token(problem, shape, recompute=layout.recompute == "full")
-    seconds = times("`tokens` x `seconds_per_token`", exact(whole, "tokens"), each, source=each.source)  # pyrefly: ignore
+    seconds = wall_seconds(problem, exact(whole, "tokens"), each)
     return Candidate(
         shape=shape,
         tokens=whole,
@@ -158,6 +161,18 @@ def evaluate(problem: Problem, shape: Shape, tokens: float, binds: str) -> Candi
         memory=memory,
         binds=binds,
     )
+
+
+def wall_seconds(problem: Problem, tokens: Derived, each: Derived) -> Derived:
+    """Seconds of a run; on rented or shared nodes with what failures and checkpoints cost."""
+    if problem.site.layout.device == "cpu":
+        return times("`tokens` x `seconds_per_token`", tokens, each, source=each.source)
+    share = goodput(problem.site.layout.nodes)
+    inverse = Derived(
+        value=1 / share.value, low=1 / share.high, high=1 / share.low, how=share.how, source=share.source
+    )
+    how = "`tokens` x `seconds_per_token` / `goodput`"
+    return times(how, tokens, each, inverse, source=each.source)
 
 
 def predicted(problem: Problem, shape: Shape, tokens: float) -> Interval:

@@ -143,7 +143,13 @@ def _this_cpu(brief: Brief, machine: Machine) -> Site:
 
 def _of_device(brief: Brief, device: Device, machine: Machine, today: date | None) -> Site:
     over, here = brief.override, brief.hardware.device == "this"
-    count = len(machine.gpus) if here and brief.hardware.count == 1 else brief.hardware.count
+    count = brief.hardware.count
+    if here and count > len(machine.gpus):
+        raise PlanError(
+            "[hardware] count is more than this machine has",
+            got=f"{count}",
+            allowed=f"1 to {len(machine.gpus)}, or the id of a device to plan for",
+        )
     devices = count * brief.hardware.nodes
     default = "bf16" if "bf16" in device.peaks else "fp32"
     precision = str(over.get("precision", default))

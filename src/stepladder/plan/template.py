@@ -55,10 +55,13 @@ def brief_text(machine: Machine, name: str) -> str:
         f'name = "{safe}"',
         'objective = "causal"  # or "masked", for encoders',
     ]
+    given = {"sources": '["python:prose"]', "hours": str(_HOURS)}
+    if len(machine.gpus) > 1:
+        given["count"] = str(len(machine.gpus))
     for table, rules in TABLES.items():
         lines += ["", f"[{table}]"]
         for key, rule in rules.items():
-            value = {"sources": '["python:prose"]', "hours": str(_HOURS)}.get(key)
+            value = given.get(key)
             shown = f"{key} = {value or _VALUE[key]}"
             lines.append(f"{shown if value else '# ' + shown}  # {_MEANING[key]}; {rule.allowed}")
     lines += ["", "# Each line here replaces a number that the plan would choose or look up.", "[override]"]
