@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -8,12 +9,14 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
+from stepladder.data.shards import open_split, write_split  # noqa: E402
 from stepladder.data.tokenizer import load_tokenizer, train_tokenizer  # noqa: E402
 from stepladder.errors import DataError, ExportError  # noqa: E402
 from stepladder.eval.generate import complete_text, generate  # noqa: E402
-from stepladder.eval.perplexity import evaluate_text, rolling_losses  # noqa: E402
+from stepladder.eval.perplexity import evaluate_corpus, evaluate_text, rolling_losses  # noqa: E402
 from stepladder.models import hf  # noqa: E402
 from stepladder.records import Shape  # noqa: E402
+from stepladder.store import write_json  # noqa: E402
 
 torch.set_num_threads(1)
 SHAPE = Shape(
@@ -106,3 +109,22 @@ def test_generation_stops_at_the_end_token_and_keeps_to_the_vocabulary():
     assert len(new) == 10
     assert new[: new.index(new[4])] == generate(network, [1, 2, 3], 10, end=new[4], temperature=1.0)
     assert max(generate(network, [1, 2, 3], 50, end=-1, temperature=9.0, vocabulary=20)) < 20
+
+
+def test_a_corpus_split_gives_what_its_tokens_give(run, tmp_path):
+    ids = np.random.default_rng(0).integers(1, 200, size=500)
+    parts = []
+    for at, piece in enumerate(np.split(ids, 4)):
+        (tmp_path / f"{at}.part").write_bytes(piece.astype("<u2").tobytes())
+        parts.append((tmp_path / f"{at}.part", np.array([len(piece)])))
+    entry = write_split(tmp_path, "heldout", parts, "<u2", 120) | {"num_bytes": 1_500}
+    write_json(tmp_path / "index.json", {"dtype": "<u2", "vocab_size": 300, "splits": {"heldout": entry}})
+    whole = evaluate_corpus(run, tmp_path, max_tokens=0)
+    losses = rolling_losses(hf.load_folder(run), np.asarray(open_split(tmp_path, "heldout").tokens[:]))
+    assert losses.mean() == pytest.approx(whole.nats_per_token, abs=1e-9)
+    assert round(1_500 * 499 / 500) == whole.num_bytes
+    assert evaluate_corpus(run, tmp_path, max_tokens=100).tokens == 100
+    other = hf.random_network(dataclasses.replace(SHAPE, vocab_size=100), 0)
+    hf.save_folder(other, tmp_path / "model")
+    with pytest.raises(DataError, match="belongs to another network"):
+        evaluate_corpus(tmp_path, tmp_path)
