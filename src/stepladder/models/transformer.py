@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepladder.models.fused import rms_norm
 from stepladder.records import Shape
 
 Attention = Literal["explicit", "sdpa"]
@@ -24,7 +25,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).type_as(x)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rotary_table(context_tokens: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -77,10 +78,16 @@ class Attend(nn.Module):
 
     def _explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Scores written out: 1.2-3.4x faster than SDPA on a CPU at 256 tokens (docs/log.md)."""
-        scores_BHTT = (q * (self.head_dim**-0.5)) @ k.transpose(-1, -2)
-        if mask is not None:
-            scores_BHTT = scores_BHTT.masked_fill(~mask, float("-inf"))
-        return F.softmax(scores_BHTT, dim=-1).to(v.dtype) @ v
+        batch, heads, tokens, _ = q.shape
+        q, k, v = (x.reshape(batch * heads, tokens, -1) for x in (q, k, v))
+        scale = self.head_dim**-0.5
+        if mask is None:
+            scores = torch.bmm(q * scale, k.mT)
+        else:
+            # Scale and mask go into the product: no pass over the scores of their own.
+            bias = mask if mask.ndim < 4 else mask.expand(batch, heads, tokens, tokens).flatten(0, 1)
+            scores = torch.baddbmm(bias.to(q.dtype), q, k.mT, alpha=scale)
+        return torch.bmm(F.softmax(scores, dim=-1).to(v.dtype), v).view(batch, heads, tokens, -1)
 
     def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -117,9 +124,13 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The network. Parameter names are those of Qwen3 without the `model.` prefix."""
 
+    rope_cos: Tensor
+    rope_sin: Tensor
+    causal_mask: Tensor
+
     def __init__(self, shape: Shape, attention: Attention = "explicit") -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.attention = shape, attention
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Block(shape, attention) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
@@ -164,6 +175,8 @@ class Transformer(nn.Module):
         cos, sin = self.rope_cos[:tokens], self.rope_sin[:tokens]
         if mask is None and self.shape.causal:
             mask = self.causal_mask[:tokens, :tokens]
+        if mask is not None and self.attention == "explicit" and mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
         x_BTD = self.embed_tokens(ids_BT)
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos, sin, mask)

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,53 +103,52 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             "joules": past.get("joules", 0.0) + meter.read().joules,
         }
 
-    for step in range(first_step + 1, job.steps + 1):
-        micro_batches = batches.next()
-        step_tokens = ranks.sum([sum(objective.count(batch) for batch in micro_batches)])[0]
-        loss_sum = 0.0
-        for number, batch in enumerate(micro_batches, start=1):
-            sync_gradients(model, number == len(micro_batches))
-            with autocast(job.layout):
-                loss = objective.loss(model, batch)
-            # Gradients are averaged over ranks: scale so that the average is the mean over all tokens.
-            (loss * (ranks.world / step_tokens)).backward()
-            loss_sum += loss.detach().double().item()
-        average_gradients(model, job.layout, ranks)
-        grad_norm = clip_gradients(model, recipe.grad_clip)
+    with metrics if metrics else nullcontext():
+        for step in range(first_step + 1, job.steps + 1):
+            micro_batches = batches.next()
+            step_tokens = ranks.sum([sum(objective.count(batch) for batch in micro_batches)])[0]
+            loss_sum = 0.0
+            for number, batch in enumerate(micro_batches, start=1):
+                sync_gradients(model, number == len(micro_batches))
+                with autocast(job.layout):
+                    loss = objective.loss(model, batch)
+                # Gradients are averaged over ranks: scale so that the average is the mean over all tokens.
+                (loss * (ranks.world / step_tokens)).backward()
+                loss_sum += loss.detach().double().item()
+            average_gradients(model, job.layout, ranks)
+            grad_norm = clip_gradients(model, recipe.grad_clip)
 
-        # One small all-reduce agrees on the loss and on what to do next, so that all ranks do the same.
-        now = time.monotonic()
-        wants_save = is_main and now - saved_at >= job.checkpoint_seconds
-        total, stop, save = ranks.sum([loss_sum, float(job.stop.is_set()), float(wants_save)])
-        loss_mean = total / step_tokens
-        first_loss = first_loss or loss_mean
-        smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss_mean if smooth else loss_mean
-        tokens += round(step_tokens)
-        status = divergence(loss_mean, grad_norm, smooth - first_loss, step)
-        factor = rate_factor(step - 1, job.steps, recipe.warmup_share, recipe.decay_share)
-        if status == "ok":
-            optimisers.step(factor)
+            # One small all-reduce agrees on the loss and on what to do next, so that all ranks do the same.
+            now = time.monotonic()
+            wants_save = is_main and now - saved_at >= job.checkpoint_seconds
+            total, stop, save = ranks.sum([loss_sum, float(job.stop.is_set()), float(wants_save)])
+            loss_mean = total / step_tokens
+            first_loss = first_loss or loss_mean
+            smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss_mean if smooth else loss_mean
+            tokens += round(step_tokens)
+            status = divergence(loss_mean, grad_norm, smooth - first_loss, step)
+            factor = rate_factor(step - 1, job.steps, recipe.warmup_share, recipe.decay_share)
+            if status == "ok":
+                optimisers.step(factor)
 
-        record = {"step": step, "tokens": tokens, "loss": loss_mean, "lr": recipe.hidden_lr * factor}
-        record |= {"grad_norm": grad_norm}
-        if step in marks and status == "ok":
-            record |= evaluate(model, objective, job.layout)
-        elif status != "ok":
-            record |= {"heldout_loss": math.nan, "heldout_bits_per_byte": math.nan, "status": status}
-        record["seconds"] = past.get("seconds", 0.0) + time.monotonic() - started
-        if metrics:
-            metrics.write(record)
-            job.on_step(step, tokens, loss_mean)
-        if status != "ok":
-            break
-        if (save or stop) and step < job.steps:
-            checkpoints.save(step, counters(step))
-            saved_at = time.monotonic()
-            if stop:
-                raise Stopped(f"{job.name} stopped at step {step} of {job.steps}")
-    totals = counters(job.steps)
-    if metrics:
-        metrics.close()
+            record = {"step": step, "tokens": tokens, "loss": loss_mean, "lr": recipe.hidden_lr * factor}
+            record |= {"grad_norm": grad_norm}
+            if step in marks and status == "ok":
+                record |= evaluate(model, objective, job.layout)
+            elif status != "ok":
+                record |= {"heldout_loss": math.nan, "heldout_bits_per_byte": math.nan, "status": status}
+            record["seconds"] = past.get("seconds", 0.0) + time.monotonic() - started
+            if metrics:
+                metrics.write(record)
+                job.on_step(step, tokens, loss_mean)
+            if status != "ok":
+                break
+            if (save or stop) and step < job.steps:
+                checkpoints.save(step, counters(step))
+                saved_at = time.monotonic()
+                if stop:
+                    raise Stopped(f"{job.name} stopped at step {step} of {job.steps}")
+        totals = counters(job.steps)
     joules, peak = ranks.sum([totals["joules"], float(peak_rss_bytes())])
     ranks.barrier()
     return _summary(model, job, status, {**totals, "joules": joules, "peak_bytes": peak})

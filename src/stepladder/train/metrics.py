@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import Self
 
 from stepladder.errors import TrainError
 
@@ -20,7 +20,8 @@ class MetricsWriter:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._told():
-            self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 (lives as long as the run)
+            # Unbuffered: a line that did not fit on the disk must not be tried again when the file closes.
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
             self._file.truncate(_whole_lines(path, keep_bytes))
             self._file.seek(0, os.SEEK_END)
 
@@ -30,9 +31,10 @@ class MetricsWriter:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in record.items()
         }
+        line = memoryview(json.dumps(values).encode() + b"\n")
         with self._told():
-            self._file.write(json.dumps(values, separators=(", ", ": ")).encode() + b"\n")
-            self._file.flush()
+            while line:  # a nearly full disk takes a part of it first
+                line = line[self._file.write(line) :]
 
     def sync(self) -> int:
         """Put all lines on the disk; the number of bytes, for a checkpoint."""
@@ -40,8 +42,10 @@ class MetricsWriter:
             os.fsync(self._file.fileno())
             return self._file.tell()
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _told(self) -> "_DiskErrors":

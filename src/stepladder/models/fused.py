@@ -1,0 +1,43 @@
+"""Activations in; norms and rotations of them out, each as one step of autograd with a gradient by hand.
+
+For small models on a CPU the elementwise operations cost as much as the products: every pass over the
+activations that is saved counts. Shapes: N rows, D width, E head dimension.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RMSNormStep(torch.autograd.Function):
+    """x / rms(x) * weight over the last dimension, in fp32; the result in autocast's type, if any."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        # One pass: the norm's kernel squares and adds without a tensor of squares.
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = wide * inverse
+        ctx.save_for_backward(normed, inverse, weight)
+        ctx.input_dtype = x.dtype
+        out = normed * weight.float()
+        kind = x.device.type
+        return out.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else out.type_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyrefly: ignore[bad-override]
+        normed, inverse, weight = ctx.saved_tensors
+        grad = grad.float()
+        grad_normed = grad * normed
+        grad_weight = grad_normed.flatten(0, -2).sum(0)
+        # d x = (g - normed * mean(g * normed)) * inverse with g = grad * weight
+        inner = (grad_normed @ weight.float()).unsqueeze(-1).div_(-normed.shape[-1])
+        grad_x = torch.addcmul(grad.mul(weight.float()), normed, inner).mul_(inverse)
+        return grad_x.to(ctx.input_dtype), grad_weight.to(weight.dtype), None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight (arXiv:1910.07467)."""
+    return RMSNormStep.apply(x, weight, eps)
