@@ -29,8 +29,6 @@ from stepladder.tune.tasks import write_task  # noqa: E402
 from stepladder.tune.worker import encode_task, run_job  # noqa: E402
 
 torch.set_num_threads(1)
-# The loop leaves metrics.jsonl to the garbage collector when a run is stopped; its process ends then anyway.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 QUICK = TuneOptions(epochs=8, batch_examples=16)
 
 

@@ -89,7 +89,7 @@ def rolling_losses(network: Transformer, ids: np.ndarray, overlap: float = 0.5) 
         raise DataError("overlap is a share of the context", got=str(overlap), allowed="0 or more, below 1")
     context = network.shape.context_tokens
     step = max(round(context * (1 - overlap)), 1)
-    tokens = torch.from_numpy(ids)
+    tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))
     losses = np.full(len(ids) - 1, np.nan)
     # Each window is as long as it can be; only what no window before it predicted is counted.
     starts = [0, *range(step, max(len(ids) - 1 - (context - step), 1), step)]
