@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stepladder.data.licences import licence_expression
+from stepladder.errors import StoreError
 
 UNKNOWN_LANGUAGE = "unknown"
 # py3langid is right for 99.3 % of texts at 120 characters; below 40 letters it guesses.
@@ -139,4 +140,9 @@ def _languages(frame: Any) -> Iterator[str]:
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    try:
+        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    except OSError as error:  # it unpacks its model into the folder for temporary files
+        raise StoreError(
+            "cannot unpack the language model", got=error.strerror or str(error), next_command="df -h /tmp"
+        ) from error

@@ -56,16 +56,19 @@ def data(
     if dry_run:
         return _dry_run(sources, options, as_json=json_)
 
+    return _prepare(sources, out, options, as_json=json_)
+
+
+def _prepare(sources: tuple[str, ...], out: Path, options: Any, *, as_json: bool) -> int:
     from stepladder.data.prepare import AUDIT_FILE, prepare_corpus
     from stepladder.records import to_json
     from stepladder.store import read_json
 
     corpus = prepare_corpus(sources, out, options)
-    if json_:
+    if as_json:
         print(json.dumps({**to_json(corpus), "folder": str(out)}))
         return 0
-    audit = read_json(out / AUDIT_FILE)
-    for line in _table(audit):
+    for line in _table(read_json(out / AUDIT_FILE)):
         print(line)
     print(
         f"{corpus.seconds:.1f} s, {corpus.cpu_seconds:.1f} CPU s, "
@@ -95,9 +98,7 @@ def _table(audit: dict[str, Any]) -> list[str]:
         note = f"{entry['tokens']:,} tokens, {entry['bytes_per_token']:.2f} bytes each"
         rows.append((split, entry["documents"], entry["num_bytes"], note))
     return [
-        f"{name:24s} {count or '':>10,} {format_bytes(size):>10s}  {note}".rstrip()
-        if count
-        else f"{name:24s} {'':>10s} {format_bytes(size):>10s}  {note}".rstrip()
+        f"{name:24s} {f'{count:,}' if count else '':>10s} {format_bytes(size):>10s}  {note}".rstrip()
         for name, count, size, note in rows
         if count or size
     ]

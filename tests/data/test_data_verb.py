@@ -1,0 +1,65 @@
+"""The command line of `stepladder data`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stepladder.cli import main
+from stepladder.records import Corpus
+
+
+def test_json_is_one_object_with_the_promised_keys(
+    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", str(sources), "--out", str(tmp_path / "out"), "--vocab-size", "400", "--json"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert {
+        *("input_bytes", "input_documents", "kept_documents", "quarantined_documents", "removed", "tokens"),
+        *("seconds", "cpu_seconds"),
+    } <= set(result)
+    assert result["input_documents"] == (
+        result["kept_documents"] + sum(result["removed"].values()) + result["quarantined_documents"]
+    )
+    for stage in ("read", "dedup", "trim", "tokenizer", "encode"):
+        assert f"\n{stage} " in "\n" + printed.err
+
+    assert main(words) == 0
+    again = capsys.readouterr()
+    assert result == json.loads(again.out)
+    assert again.err == ""
+
+
+def test_the_table_for_people(
+    prepared: tuple[Path, Corpus], sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, corpus = prepared
+    assert main(["data", str(sources), "--out", str(out), "--vocab-size", "512"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:-1]] == [
+        *("came in", "quarantined", "empty", "exact_duplicate", "near_duplicate", "(trimmed)"),
+        *("train", "heldout"),
+    ]
+    assert f"{corpus.tokens:,} tokens" in lines[-3]
+
+
+def test_a_dry_run_shows_shares_and_writes_nothing(
+    sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["data", str(sources), "--out", str(out), "--dry-run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["files"] == 66
+    assert result["rules"]["prose"]["removed"]["empty"]["documents"] == 1
+    assert not out.exists()
+    assert main(["data", str(sources), "--out", str(out), "--dry-run"]) == 0
+    assert "share of documents that each rule would remove" in capsys.readouterr().out
+
+
+def test_errors_say_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--out", str(tmp_path / "out")]) == 2
+    assert "stepladder data python:prose --out corpus" in capsys.readouterr().err
+    assert main(["data", "python:instaled", "--out", str(tmp_path / "out")]) == 2
+    assert 'did you mean "python:installed"?' in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""The tokenizer: round trip, equal ids from both encoders, end-of-text, determinism."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepladder.data.tokenizer import (
+    END_OF_TEXT,
+    Tokenizer,
+    check_equal,
+    load_tokenizer,
+    train_tokenizer,
+)
+from stepladder.errors import DataError, StoreError
+
+TEXTS = [Path(module).read_text() for module in (json.__file__, subprocess.__file__)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(json.loads(train_tokenizer(TEXTS, 600)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(st.characters(codec="utf-8"), max_size=300))
+def test_any_text_comes_back_and_both_encoders_agree(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert text == tokenizer.decode(ids)
+    assert ids == tokenizer.encode_array(text).tolist()
+    assert check_equal(tokenizer, [text]) == 0
+
+
+def test_real_code_and_blanks_get_equal_ids(tokenizer: Tokenizer) -> None:
+    texts = [
+        *TEXTS,
+        " " * 2000,
+        "\n" * 2000,
+        "a" * 2000,
+        "  x\n\t\ty\r\n  ",
+        "don't I'LL 12345 ...",
+        "日本語 テスト",
+    ]
+    assert tokenizer.is_fast
+    assert check_equal(tokenizer, texts) == 0
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+def test_text_that_spells_end_of_text_stays_text(tokenizer: Tokenizer) -> None:
+    text = f"before {END_OF_TEXT} after"
+    for slow in (False, True):
+        chosen = Tokenizer(tokenizer._definition)
+        if slow:
+            chosen.use_slow()
+        assert chosen.is_fast != slow
+        ids = chosen.encode(text)
+        assert 0 not in ids
+        assert text == chosen.decode(ids)
+    assert tokenizer.decode([0, *tokenizer.encode("x"), 0]) == "x"
+
+
+def test_ids_are_dense_and_end_of_text_is_zero(tokenizer: Tokenizer) -> None:
+    assert tokenizer.vocab[END_OF_TEXT] == 0
+    assert sorted(tokenizer.vocab.values()) == list(range(600))
+    assert tokenizer.vocab_size == 600
+
+
+def test_the_file_is_what_hugging_face_reads(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Theirs
+
+    path = tmp_path / "tokenizer.json"
+    path.write_text(train_tokenizer(TEXTS, 600))
+    theirs = Theirs.from_file(str(path))
+    for text in TEXTS:
+        assert tokenizer.encode(text) == theirs.encode(text).ids
+        assert text == theirs.decode(theirs.encode(text).ids)
+    assert tokenizer.vocab == load_tokenizer(tmp_path).vocab
+
+
+def test_training_gives_the_same_bytes_with_any_number_of_threads(tmp_path: Path) -> None:
+    script = (
+        "import json, subprocess, sys\nfrom pathlib import Path\n"
+        "from stepladder.data.tokenizer import train_tokenizer\n"
+        "texts = [Path(m).read_text() for m in (json.__file__, subprocess.__file__)] * 3\n"
+        "sys.stdout.write(train_tokenizer(texts, 600))"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": parallel},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for threads, parallel in (("1", "false"), ("2", "true"), ("5", "true"))
+    ]
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="does not exist"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordPiece", "vocab": {}}}')
+    with pytest.raises(DataError, match="is not a tokenizer of stepladder data"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("[]")
+    with pytest.raises(DataError):
+        load_tokenizer(tmp_path)
