@@ -115,6 +115,19 @@ def test_plan_reads_runs_from_a_csv(capsys):
     assert "[measured]" in out
 
 
+def test_the_target_keeps_depth_and_heads_of_a_ladder_beside_the_brief(capsys):
+    run(capsys, "init")
+    over = "[override]\nwidth = 48\nnum_layers = 4\nnum_heads = 2\nvocab_size = 512\n"
+    Path("rung.toml").write_text(Path("stepladder.toml").read_text().split("[override]")[0] + over)
+    assert run(capsys, "plan", "rung.toml", "--out", "ladder/r01@1/plan.json")[0] == 0
+    row = "r01,150000,1000000,2.1,1e12,30,1"
+    Path("ladder/observations.csv").write_text(
+        f"run,params,tokens,loss_bits_per_byte,flops,seconds,weight\n{row}\n"
+    )
+    shape = json.loads(run(capsys, "plan", "--json")[1])["shape"]
+    assert (shape["num_layers"], shape["num_heads"], shape["vocab_size"]) == (4, 2, 512)
+
+
 def test_errors_of_a_brief_reach_the_user(capsys):
     Path("stepladder.toml").write_text('name = "x"\n[data]\nsources = ["a"]\n[budget]\nhour = 1\n')
     code, _, err = run(capsys, "plan")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stepladder.laws.intervals import forecast
 from stepladder.laws.table import read_observations
-from stepladder.records import Corpus, Interval, Law, Observation, from_json
+from stepladder.records import Corpus, Interval, Law, Observation, Plan, Shape, from_json
 from stepladder.store import read_json
 
 
@@ -47,6 +47,14 @@ def loss_of(law: Law) -> Callable[[float, float], Interval]:
 def corpus_from(folder: Path) -> Corpus:
     """The record of a prepared corpus."""
     return from_json(Corpus, read_json(folder / "corpus.json"))
+
+
+def family_from(observations: Path) -> Shape | None:
+    """The shape of a rung whose plan lies in a folder beside observations.csv: the target keeps its depth,
+    heads, vocabulary and context. None where the runs came from elsewhere."""
+    for path in sorted(observations.parent.glob("*@*/plan.json")):
+        return from_json(Plan, read_json(path)).shape
+    return None
 
 
 def first_of(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -16,52 +16,65 @@ RecipeRule = Callable[[Shape, float], Recipe]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RateRule:
-    """Peak rates at a width of 64, a batch of 1,024 tokens and at most `free_steps` steps.
+    """Peak rates at a width of 64 and a batch of 1,024 tokens at 1e6 tokens.
 
-    Embeddings keep their rate at every width; head and hidden matrices under AdamW scale with 1/width (with
-    one rate for all, a ladder forecasts nothing); Muon's does not scale. From `free_steps` on rates fall
-    with steps^-0.32 (arXiv:2409.19913 measured that exponent over token horizons; a fifth to a half of the
-    short-run rates was best at 9,765 steps, docs/log.md), and they grow with the root of the batch
-    (arXiv:2405.14578).
+    Embeddings and Muon keep their rate at every width; the head, and hidden matrices under AdamW, scale with
+    1/width (with one rate for all, a ladder forecasts nothing). The batch grows with the root of the run's
+    tokens and the rates stay: that is the rule for length, since fixed rates at a fixed batch made a long
+    run end worse than a short one (docs/log.md, 2026-11-24).
     """
 
-    embed: float = 3.2e-2
-    head: float = 3.2e-2
-    hidden: float = 1.5e-3
+    embed: float = 0.1
+    head: float = 0.064
+    hidden: float = 3e-3
     muon: float = 0.02
-    share: float = 0.5
-    free_steps: int = 2_500
-    length_exponent: float = 0.32
     base_width: int = 64
     base_batch: int = 1_024
+    base_tokens: float = 1e6
+    batch_exponent: float = 0.5
+    warmup_share: float = 0.03
 
 
 MEASURED = RateRule()
-# A run of fewer steps measures its own start (docs/log.md).
-MIN_STEPS = 400
-# 1,024 tokens a step up to this length were measured; from 1e9 tokens on the batch is that of the step law
-# B = 0.58 D^0.571 (arXiv:2503.04715); between the two a straight line in logarithms.
+# A run of fewer steps measures its own start (docs/log.md); a law needs its points clear of that.
+MIN_STEPS, MIN_RUNG_STEPS = 400, 600
+# The root rule was measured up to 6e6 tokens; from 1e9 tokens on the batch is that of the step law
+# B = 0.58 D^0.571 (arXiv:2503.04715); between 3e7 and that a straight line in logarithms.
 _SHORT_TOKENS, _LONG_TOKENS = 3e7, 1e9
+# Batches are whole multiples of this share of themselves, so that neighbouring rungs differ smoothly.
+_GRAIN = 1 / 8
 
 
 def batch_for(tokens: float, context_tokens: int, rule: RateRule = MEASURED) -> int:
-    """Tokens of one optimiser step: a power of two of whole sequences, at least MIN_STEPS steps where
-    the run is long enough for them."""
-    start, end = math.log(_SHORT_TOKENS), math.log(_LONG_TOKENS)
-    if tokens <= _LONG_TOKENS:
-        share = max((math.log(max(tokens, 1.0)) - start) / (end - start), 0.0)
-        batch = rule.base_batch * (_step_law(_LONG_TOKENS) / rule.base_batch) ** share
-    else:
+    """Tokens of one optimiser step, in whole sequences (an even number of them where there are many)."""
+    if tokens <= _SHORT_TOKENS:
+        batch = _root_rule(tokens, rule)
+    elif tokens >= _LONG_TOKENS:
         batch = _step_law(tokens)
-    sequences = max(min(batch, tokens / MIN_STEPS) / context_tokens, 1.0)
-    return context_tokens * 2 ** math.floor(math.log2(sequences) + 1e-9)
+    else:
+        low, high = _root_rule(_SHORT_TOKENS, rule), _step_law(_LONG_TOKENS)
+        share = math.log(tokens / _SHORT_TOKENS) / math.log(_LONG_TOKENS / _SHORT_TOKENS)
+        batch = low * (high / low) ** share
+    sequences = max(batch / context_tokens, 1.0)
+    grain = 2 ** max(math.floor(math.log2(sequences * _GRAIN)), 0)
+    return context_tokens * grain * max(round(sequences / grain), 1)
+
+
+def shortest_run(context_tokens: int, rule: RateRule = MEASURED) -> int:
+    """Fewest tokens whose run has MIN_RUNG_STEPS steps under the rule."""
+    low, high = 1.0, 1e9
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        enough = middle / batch_for(middle, context_tokens, rule) >= MIN_RUNG_STEPS
+        low, high = (low, middle) if enough else (middle, high)
+    return math.ceil(high)
 
 
 def recipe_for(
     shape: Shape,
     tokens: float,
     *,
-    optimiser: Literal["adamw", "muon"] = "adamw",
+    optimiser: Literal["adamw", "muon"] = "muon",
     batch_tokens: int | None = None,
     learning_rate: float | None = None,
     rule: RateRule = MEASURED,
@@ -70,24 +83,20 @@ def recipe_for(
 
     `learning_rate` replaces the rate of the hidden matrices; the other two keep their ratio to it.
     """
-    batch = batch_tokens or batch_for(tokens, shape.context_tokens, rule)
-    factor = rate_factor(tokens / batch, batch, rule)
     hidden = rule.muon if optimiser == "muon" else rule.hidden * rule.base_width / shape.width
-    if learning_rate is not None:
-        factor = learning_rate / hidden
+    factor = 1.0 if learning_rate is None else learning_rate / hidden
     return Recipe(
-        batch_tokens=batch,
+        batch_tokens=batch_tokens or batch_for(tokens, shape.context_tokens, rule),
         embed_lr=rule.embed * factor,
         head_lr=rule.head * rule.base_width / shape.width * factor,
         hidden_lr=hidden * factor,
         optimiser=optimiser,
+        warmup_share=rule.warmup_share,
     )
 
 
-def rate_factor(steps: float, batch_tokens: int, rule: RateRule = MEASURED) -> float:
-    """What length and batch make of the rule's rates."""
-    length = min(1.0, (rule.free_steps / steps) ** rule.length_exponent)
-    return rule.share * length * math.sqrt(max(batch_tokens / rule.base_batch, 1.0))
+def _root_rule(tokens: float, rule: RateRule) -> float:
+    return rule.base_batch * (tokens / rule.base_tokens) ** rule.batch_exponent
 
 
 def _step_law(tokens: float) -> float:
@@ -102,7 +111,7 @@ def recipe_rule(override: Mapping[str, float | int | str | bool]) -> RecipeRule:
         return recipe_for(
             shape,
             tokens,
-            optimiser="muon" if override.get("optimiser") == "muon" else "adamw",
+            optimiser="adamw" if override.get("optimiser") == "adamw" else "muon",
             batch_tokens=None if batch is None else int(batch),
             learning_rate=None if rate is None else float(rate),
         )

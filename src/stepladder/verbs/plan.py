@@ -72,7 +72,14 @@ def _published(runs: Path, out: Path | None, *, json_: bool) -> int:
 def _make(brief_path: Path, law_path: Path | None, runs: Path | None, corpus: Path | None):
     from stepladder.brief import load_brief
     from stepladder.plan.choose import ChooseOptions, choose_plan
-    from stepladder.plan.inputs import corpus_from, first_of, law_from, loss_of, observations_from
+    from stepladder.plan.inputs import (
+        corpus_from,
+        family_from,
+        first_of,
+        law_from,
+        loss_of,
+        observations_from,
+    )
     from stepladder.plan.machine import measure_machine
     from stepladder.plan.prior import prior_loss_for
     from stepladder.plan.rates import recipe_rule
@@ -88,6 +95,7 @@ def _make(brief_path: Path, law_path: Path | None, runs: Path | None, corpus: Pa
         corpus_folder=str(text or "corpus"),
         loss_source="law" if given else "prior",
         loss_unit=given.loss_unit.replace("_", " ") if given else "nats per token",
+        like=family_from(runs) if runs else None,
         size_column=given.size_column if given else "params",
     )
     notes += [f"read {path}" for path in (law_path, runs, text) if path]
