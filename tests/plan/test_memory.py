@@ -17,7 +17,7 @@ GPU = Layout(device="cuda", processes=8, precision="bf16", shard="ddp", micro_ba
 
 def need(layout: Layout, width: int = 1024, batch: int = 65_536):
     shape = shape_for_width(width, vocab_size=32_768, context_tokens=1024)
-    return memory_need(shape, recipe_for(shape, 1e9, batch_tokens=batch), layout, 24e9)
+    return memory_need(shape, recipe_for(shape, 1e9, batch_tokens=batch, optimiser="adamw"), layout, 24e9)
 
 
 def test_terms_add_up():

@@ -10,7 +10,7 @@ from stepladder.ladder.design import DesignRules, Rung, design_ladder
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import narrower, shape_for_params
 from stepladder.plan.machine import Machine
-from stepladder.plan.rates import MIN_STEPS, recipe_rule
+from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_rule, shortest_run
 from stepladder.plan.throughput import Throughput, fit_throughput
 from stepladder.records import Brief, Corpus, Derived, Layout, Observation, Shape
 
@@ -83,8 +83,7 @@ def design_for(brief: Brief, corpus: Corpus, speed: Speed) -> tuple[Rung, ...]:
     rules = DesignRules(
         budget_seconds=share * wall * speed.workers * PACKING,
         largest_flops=flops / float(brief.override.get("horizon", HORIZON)),
-        batch_tokens=rates(speed.shape, MIN_STEPS * 1024).batch_tokens,
-        min_steps=MIN_STEPS,
+        min_tokens=shortest_run(lambda amount: rates(speed.shape, amount).batch_tokens, MIN_RUNG_STEPS),
         max_rungs=int(brief.override.get("rungs", _MOST_RUNGS)),
     )
     shapes = [narrower(speed.shape, width) for width in rung_widths(speed.shape)]

@@ -59,8 +59,7 @@ class DesignRules:
 
     budget_seconds: float
     largest_flops: float
-    batch_tokens: int
-    min_steps: int = 400
+    min_tokens: int
     min_tokens_per_param: float = 2.0
     min_rungs: int = 10
     max_rungs: int = 16
@@ -90,7 +89,7 @@ def design_ladder(
     if len(candidates) < rules.min_rungs:
         raise PlanError(
             "the ladder's share of the budget leaves too few runs that are long enough to count",
-            got=f"{len(candidates)} runs of at least {rules.min_steps} steps and "
+            got=f"{len(candidates)} runs of at least {rules.min_tokens:,} tokens and "
             f"{rules.min_tokens_per_param:g} tokens per parameter",
             allowed=f"at least {rules.min_rungs}",
             next_command="raise [budget] hours or ladder_share in stepladder.toml",
@@ -121,17 +120,16 @@ def variance_at_target(rungs: Sequence[Rung], scale: tuple[float, float], noise:
 
 def _candidates(shape: Shape, cost_seconds: Callable[[Shape, int], float], rules: DesignRules) -> list[Rung]:
     """Runs of one shape whose tokens double half-way (a factor of √2) from the shortest to the dearest."""
-    least = max(rules.min_steps * rules.batch_tokens, rules.min_tokens_per_param * count_params(shape).total)
+    least = max(rules.min_tokens, rules.min_tokens_per_param * count_params(shape).total)
     most = rules.largest_flops / train_flops_per_token(shape)
     if most < least:
         return []
     count = math.floor(math.log2(most / least) * 2) + 1
     rungs = []
     for step in range(count):
-        tokens = math.floor(most / 2 ** (step / 2) / rules.batch_tokens) * rules.batch_tokens
-        if tokens >= rules.min_steps * rules.batch_tokens:
-            seconds = cost_seconds(shape, tokens)
-            rungs.append(Rung(shape=shape, tokens=tokens, seed=rules.seeds[0], seconds=seconds))
+        tokens = math.floor(most / 2 ** (step / 2))
+        seconds = cost_seconds(shape, tokens)
+        rungs.append(Rung(shape=shape, tokens=tokens, seed=rules.seeds[0], seconds=seconds))
     return rungs
 
 

@@ -60,12 +60,12 @@ def batch_for(tokens: float, context_tokens: int, rule: RateRule = MEASURED) -> 
     return context_tokens * grain * max(round(sequences / grain), 1)
 
 
-def shortest_run(context_tokens: int, rule: RateRule = MEASURED) -> int:
-    """Fewest tokens whose run has MIN_RUNG_STEPS steps under the rule."""
-    low, high = 1.0, 1e9
+def shortest_run(batch_of: Callable[[float], int], steps: int) -> int:
+    """Fewest tokens whose run has `steps` steps when `batch_of(tokens)` is its batch."""
+    low, high = 1.0, 1e13
     while high / low > 1.001:
         middle = math.sqrt(low * high)
-        enough = middle / batch_for(middle, context_tokens, rule) >= MIN_RUNG_STEPS
+        enough = middle // batch_of(middle) >= steps
         low, high = (low, middle) if enough else (middle, high)
     return math.ceil(high)
 

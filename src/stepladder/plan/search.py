@@ -11,7 +11,7 @@ from stepladder.plan.costs import cost_numbers
 from stepladder.plan.derive import exact, times
 from stepladder.plan.memory import MemoryNeed, memory_need
 from stepladder.plan.prior import LossLaw, useful_tokens
-from stepladder.plan.rates import MIN_STEPS, RecipeRule
+from stepladder.plan.rates import MIN_STEPS, RecipeRule, shortest_run
 from stepladder.plan.reliability import goodput
 from stepladder.plan.site import Site
 from stepladder.plan.throughput import Throughput
@@ -269,7 +269,12 @@ def _impossible(problem: Problem) -> PlanError:
             next_command="more devices, or a lower vocab_size, context_tokens or size in [override]",
         )
     tokens, binds = most_tokens(problem, shape)
-    least = MIN_STEPS * recipe.batch_tokens
+    least = shortest_run(
+        lambda amount: (
+            _whole_batch(problem.recipe_for(shape, amount), shape, problem.site.layout).batch_tokens
+        ),
+        MIN_STEPS,
+    )
     got, allowed = f"{tokens:,.0f} tokens", f"{least:,} tokens ({MIN_STEPS} steps) at the least"
     if binds in problem.left:
         spent = getattr(problem.brief.budget, binds) - problem.left[binds]
