@@ -13,7 +13,8 @@ _BRIEF = """\
 name = "{name}"
 
 [data]
-sources = ["python:prose"]      # READMEs, manuals, licences and descriptions of installed packages
+# READMEs, manuals, licences and descriptions of installed packages, and the documentation in their code
+sources = ["python:prose", "python:docstrings"]
 held_out = 0.04                 # share of whole files
 tasks = ["text-kind"]           # real labels: film review, editorial, tweet or product review?
 
@@ -22,8 +23,10 @@ hours = {hours}                   # ladder and target together
 ladder_share = {share}
 
 [override]
-vocab_size = 1024
-context_tokens = 64
+vocab_size = 1024               # small models: a large vocabulary would be most of their parameters
+context_tokens = 64             # short, and two layers: no rung or target crosses a transition between them
+num_layers = 2                  # (docs/forecasting.md)
+num_heads = 2
 max_input_bytes = {max_bytes}
 seed = {seed}
 {more}"""
