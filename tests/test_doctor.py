@@ -128,6 +128,20 @@ def test_the_target_keeps_depth_and_heads_of_a_ladder_beside_the_brief(capsys):
     assert (shape["num_layers"], shape["num_heads"], shape["vocab_size"]) == (4, 2, 512)
 
 
+def test_tables_of_configurations_and_of_runs(capsys):
+    Path("configs.csv").write_text(
+        "id,hw,gpus,layers,hidden,heads,seq,gbs\na,A100,8,24,2048,16,2048,64\nb,abacus,8,24,2048,16,2048,64\n"
+    )
+    code, out, _ = run(capsys, "plan", "--configs", "configs.csv", "--out", "steps.csv")
+    assert (code, out.splitlines()[0]) == (0, "wrote steps.csv: 1 forecasts, 1 refused")
+    assert Path("steps.csv").read_text().count("\n") == 3
+    Path("runs.csv").write_text("id,params_active,tokens,hw_id\nx,7e9,1e12,a100-sxm-80\n")
+    code, out, _ = run(capsys, "plan", "--runs", "runs.csv", "--out", "hours.csv", "--json")
+    assert json.loads(out) == {"rows": 1, "refused": {}, "out": "hours.csv"}
+    code, _, err = run(capsys, "plan", "--runs", "runs.csv")
+    assert (code, "each need a file to write" in err) == (2, True)
+
+
 def test_errors_of_a_brief_reach_the_user(capsys):
     Path("stepladder.toml").write_text('name = "x"\n[data]\nsources = ["a"]\n[budget]\nhour = 1\n')
     code, _, err = run(capsys, "plan")

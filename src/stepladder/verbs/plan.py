@@ -18,7 +18,11 @@ def plan(
     runs: Annotated[
         Path | None, Parameter(help="CSV of training runs: forecast their hours and energy into --out.")
     ] = None,
-    out: Annotated[Path | None, Parameter(help="Write plan.json (or the table of --runs) here.")] = None,
+    configs: Annotated[
+        Path | None, Parameter(help="CSV of configurations: forecast step time and memory into --out.")
+    ] = None,
+    measured: Annotated[Path | None, Parameter(help="CSV of measured steps, for --configs.")] = None,
+    out: Annotated[Path | None, Parameter(help="Write plan.json, or the table, here.")] = None,
     why: Annotated[str, Parameter(help="Explain this number of the plan.")] = "",
     dry_run: Annotated[bool, Parameter(negative="", help="Print the plan and write nothing.")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
@@ -29,8 +33,8 @@ def plan(
     from stepladder.records import Plan, from_json, to_json
     from stepladder.store import read_json, write_json
 
-    if runs is not None:
-        return _published(runs, out, json_=json_)
+    if runs is not None or configs is not None:
+        return _table(runs, configs, measured, out, json_=json_)
     if brief.suffix == ".json":
         made, notes = from_json(Plan, read_json(brief)), []
     else:
@@ -49,21 +53,32 @@ def plan(
     return 0
 
 
-def _published(runs: Path, out: Path | None, *, json_: bool) -> int:
+def _table(
+    runs: Path | None, configs: Path | None, measured: Path | None, out: Path | None, *, json_: bool
+) -> int:
     from stepladder.errors import PlanError
+    from stepladder.plan.configs import predict_configs, write_configs
     from stepladder.plan.published import predict_published, write_published
 
-    if out is None:
+    if out is None or (runs is not None and configs is not None):
         raise PlanError(
-            "--runs needs a file to write", next_command=f"stepladder plan --runs {runs} --out hours.csv"
+            "--runs and --configs each need a file to write",
+            allowed="one of the two, with --out",
+            next_command=f"stepladder plan --runs {runs or configs} --out table.csv",
         )
-    rows = predict_published(runs)
-    write_published(out, rows)
-    refused = {row.id: row.reason for row in rows if row.reason}
+    if runs is not None:
+        hours = predict_published(runs)
+        write_published(out, hours)
+        reasons = [(row.id, row.reason) for row in hours]
+    else:
+        steps = predict_configs(configs or Path(), measured)
+        write_configs(out, steps)
+        reasons = [(row.id, row.reason) for row in steps]
+    refused = {name: reason for name, reason in reasons if reason}
     if json_:
-        print(json.dumps({"rows": len(rows), "refused": refused, "out": str(out)}))
+        print(json.dumps({"rows": len(reasons), "refused": refused, "out": str(out)}))
         return 0
-    print(f"wrote {out}: {len(rows) - len(refused)} forecasts, {len(refused)} refused")
+    print(f"wrote {out}: {len(reasons) - len(refused)} forecasts, {len(refused)} refused")
     for name, reason in refused.items():
         print(f"  {name}: {reason}")
     return 0
