@@ -138,12 +138,14 @@ def show_predictions(folder: Path, method: str = TUNED, *, count: int = 5, seed:
     if method not in runs:
         raise TaskError(f"{folder} has no predictions of {method!r}", allowed=", ".join(sorted(runs)))
     run, lines = runs[method][0], []
+    width = max(len(str(row["label"])) for row in rows)
     for at in sorted(random.Random(seed).sample(range(len(rows)), min(count, len(rows)))):
         gold, predicted = str(rows[at]["label"]), run["labels"][at]
         text = " ".join(rows[at]["text"].split())
         text = text if len(text) <= 60 else text[:59] + "…"
         said = f"{predicted} ({run['probabilities'][at]:.2f})"
-        lines.append(f"{'right' if gold == predicted else 'WRONG'}  {said:<22}  gold {gold:<15}  {text}")
+        mark = "right" if gold == predicted else "WRONG"
+        lines.append(f"{mark}  {said:<{width + 7}}  gold {gold:<{width}}  {text}")
     return lines
 
 

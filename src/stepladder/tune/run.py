@@ -174,6 +174,10 @@ def _run_workers(jobs: Sequence[TuneJob], out: Path, workers: int, progress: Pro
             elif event["event"] == "progress":
                 done[event["out"]] = event["examples"]
                 progress.update(sum(done.values()), f"loss {event['loss']:.3f}")
+            elif event["event"] == "done":
+                # A run may end early, at the end of its patience.
+                done[event["out"]] = round(progress.total / len(jobs))
+                progress.update(sum(done.values()))
 
     files = [out / f".jobs-{number}.json" for number in range(len(shares))]
     try:
