@@ -203,7 +203,8 @@ def _mixed_units(fitted: Estimate) -> Iterator[str]:
     place = int(gaps.argmax())
     lower, upper = ordered[: place + 1], ordered[place + 1 :]
     apart = float(np.median(upper) - np.median(lower))
-    if min(len(lower), len(upper)) >= 2 and gaps[place] > 0.15 and abs(apart - _BITS) < 0.12:
+    tight = max(float(np.ptp(lower)), float(np.ptp(upper))) < 0.5 * apart
+    if min(len(lower), len(upper)) >= 2 and tight and gaps[place] > 0.15 and abs(apart - _BITS) < 0.12:
         fewer = min(len(lower), len(upper))
         yield f"{fewer} losses lie {math.exp(apart):.2f}x from the others: bits and nats mixed?"
 

@@ -87,13 +87,13 @@ def _spread(
     fitted: Estimate, rolled: Rollout, draws: np.ndarray, rivals: list[dict[str, Any]]
 ) -> dict[str, Any]:
     columns = fitted.columns
+    ratio = columns.log_d - columns.log_n + columns.centre[1] - columns.centre[0]
     return {
         "centre": list(columns.centre),
         "draws": [[float(f"{item:.7g}") for item in row] for row in draws],
         "theta": [float(item) for item in fitted.theta],
         "rivals": rivals,
-        "log_n": [float(columns.log_n.min()), float(columns.log_n.max())],
-        "log_d": [float(columns.log_d.min()), float(columns.log_d.max())],
+        "ratio": [float(ratio.min()), float(ratio.max())],
     }
 
 

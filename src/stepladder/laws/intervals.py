@@ -1,15 +1,30 @@
-"""A law and a target in; a Forecast with intervals of 80 and 95 %, or a refusal with its reason, out."""
+"""A law and a target in; a Forecast with intervals of 80 and 95 %, or a refusal with its reason, out.
+
+The width adds up, in squares, what each source of error amounts to at the target: bootstrap draws of the
+constants, half of the spread to other forms and weights, the noise of a single run, and 0.4 of the error
+that the law made in roll-outs, which grows as 0.35 + log10(C / C_fit). The factors are set so that hold-outs
+of ten public sets and synthetic ladders are covered (bench/laws/README.md has the figures).
+"""
 
 import math
 
 import numpy as np
 
+from stepladder.errors import LawError
 from stepladder.laws.forms import form_named, predict_theta
+from stepladder.laws.nextrun import next_run
 from stepladder.laws.rollout import HORIZON_OFFSET
 from stepladder.records import Forecast, Interval, Law
 
-# Student's t with four degrees of freedom: the roll-outs of one ladder amount to about five errors.
-T80, T95 = 1.533, 2.776
+_RIVALS, _ROLLOUT = 0.5, 0.4
+_Q80, _Q95 = 1.3, 2.4
+# A refused forecast: every source in full, and Student's t with four degrees of freedom.
+_T80, _T95 = 1.533, 2.776
+LARGEST_HALF_WIDTH = 0.30
+LONG_HORIZON = 30.0
+# Tokens seen again are worth less, with a half-life that the published fit puts at 15 repetitions and that
+# its data allow from 9 upwards (Muennighoff et al., arXiv:2305.16264; `repeat.fit_repeat` on its rows).
+_REPEATS, _REPEATS_LOW, _REPEATS_HIGH = 15.4, 5.0, 100.0
 
 
 def components(law: Law, params: float, tokens: float) -> dict[str, float]:
@@ -19,20 +34,21 @@ def components(law: Law, params: float, tokens: float) -> dict[str, float]:
     size, data = np.array([params], float), np.array([tokens], float)
     value = float(predict_theta(form, np.array(law.spread["theta"]), centre, size, data)[0, 0])
     draws = predict_theta(form, np.array(law.spread["draws"]), centre, size, data)[:, 0]
-    rivals = [
+    low, high = np.quantile(draws, [0.1, 0.9])
+    away = [
         float(predict_theta(form_named(rival["form"]), np.array(rival["theta"]), centre, size, data)[0, 0])
+        - value
         for rival in law.spread["rivals"]
     ]
     horizon = max(math.log10(6 * params * tokens / law.largest_flops), 0.0)
-    low, high = np.quantile(draws, [0.1, 0.9])
+    grown = HORIZON_OFFSET + horizon
     return {
         "log_loss": value,
         "horizon": horizon,
         "draws": float(high - low) / 2.563,
-        "draws_mean": float(np.median(draws)) - value,
-        "rivals": float(np.sqrt(np.mean((np.array(rivals) - value) ** 2))),
-        "rollout": law.quality["rollout_rms"] * (HORIZON_OFFSET + horizon),
-        "bias": law.quality["rollout_bias"] * (HORIZON_OFFSET + horizon),
+        "rivals": math.sqrt(sum(item**2 for item in away) / len(away)) if away else 0.0,
+        "rollout": float(np.nan_to_num(law.quality["rollout_rms"])) * grown,
+        "bias": float(np.nan_to_num(law.quality["rollout_bias"])) * grown,
         "noise": law.quality["sigma"],
     }
 
@@ -40,30 +56,90 @@ def components(law: Law, params: float, tokens: float) -> dict[str, float]:
 def forecast(
     law: Law, params: float, tokens: float, *, run: str = "target", unique_tokens: float | None = None
 ) -> Forecast:
-    """What the law says of one run: loss with intervals, in the law's unit."""
-    parts = components(law, params, tokens)
-    spread = math.sqrt(
-        parts["draws"] ** 2
-        + parts["rivals"] ** 2
-        + parts["noise"] ** 2
-        + (np.nan_to_num(parts["rollout"]) / 2) ** 2
-    )
+    """What the law says of one run: loss in the law's unit, with intervals.
+
+    Args:
+        law: from `fit_law`, or read back from law.json.
+        params: size, counted as `law.size_column` says.
+        tokens: training tokens, repetitions included.
+        run: name of the run.
+        unique_tokens: distinct tokens where fewer than `tokens`; repetition is discounted.
+
+    Raises:
+        LawError: params or tokens are not positive numbers.
+    """
+    for name, value in (("params", params), ("tokens", tokens), ("unique_tokens", unique_tokens)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise LawError(f"{name} of {run} must be a number above zero", got=str(value))
+    worth, repeat_spread = _discount(law, params, tokens, unique_tokens)
+    parts = components(law, params, worth) | {"repeat": repeat_spread}
+    usual = _root(parts, _RIVALS, _ROLLOUT)
+    reason = law.refusal
+    if not reason and _Q95 * usual > LARGEST_HALF_WIDTH:
+        reason = (
+            f"the 95 % interval of {run} reaches {math.expm1(_Q95 * usual):.0%} above the forecast: the runs "
+            f"do not determine it; {next_run(law, params, tokens).text}"
+        )
+    half80, half95 = _Q80 * usual, _Q95 * usual
+    if reason:
+        widest = _root(parts, 1.0, 1.0)
+        half80, half95 = _T80 * widest, _T95 * widest
     value = parts["log_loss"]
-    loss = Interval(
-        value=math.exp(value),
-        low80=math.exp(value - T80 * spread),
-        high80=math.exp(value + T80 * spread),
-        low95=math.exp(value - T95 * spread),
-        high95=math.exp(value + T95 * spread),
-    )
     return Forecast(
         run=run,
-        params=params,
-        tokens=tokens,
-        loss=loss,
+        params=float(params),
+        tokens=float(tokens),
+        loss=Interval(
+            value=math.exp(value),
+            low80=math.exp(value - half80),
+            high80=math.exp(value + half80),
+            low95=math.exp(value - half95),
+            high95=math.exp(value + half95),
+        ),
         loss_unit=law.loss_unit,
-        status="refused" if law.refusal else "ok",
-        reason=law.refusal,
-        horizon=10 ** parts["horizon"],
+        status="refused" if reason else "ok",
+        reason=reason,
+        horizon=6 * params * tokens / law.largest_flops,
         law_fingerprint=law.fingerprint,
     )
+
+
+def target_warnings(law: Law, forecasts: list[Forecast]) -> tuple[str, ...]:
+    """What to know about these targets: a long horizon, sizes or tokens outside the law's box."""
+    warnings = []
+    far = [item for item in forecasts if item.horizon > LONG_HORIZON]
+    if far:
+        worst = max(far, key=lambda item: item.horizon)
+        warnings.append(
+            f"{worst.run} lies {worst.horizon:.3g} times above the fitted compute: beyond {LONG_HORIZON:g} "
+            "times no ladder was measured to forecast"
+        )
+    lowest = math.exp(law.spread["ratio"][0]) if "ratio" in law.spread else 0.0
+    highest = math.exp(law.spread["ratio"][1]) if "ratio" in law.spread else math.inf
+    outside = [i for i in forecasts if not lowest / 2 <= i.tokens / i.params <= highest * 2]
+    if outside:
+        ratio = outside[0].tokens / outside[0].params
+        warnings.append(
+            f"{outside[0].run} has {ratio:.3g} tokens per parameter, the runs {lowest:.3g} to {highest:.3g}"
+        )
+    return tuple(warnings)
+
+
+def _root(parts: dict[str, float], rivals: float, rollout: float) -> float:
+    return math.sqrt(
+        parts["draws"] ** 2
+        + (rivals * parts["rivals"]) ** 2
+        + (rollout * parts["rollout"]) ** 2
+        + parts["noise"] ** 2
+        + parts["repeat"] ** 2
+    )
+
+
+def _discount(law: Law, params: float, tokens: float, unique: float | None) -> tuple[float, float]:
+    """Tokens that new ones would have to number, and what not knowing the half-life adds to log-loss."""
+    if unique is None or unique >= tokens:
+        return tokens, 0.0
+    again = tokens / unique - 1.0
+    worth = [unique * (1 + r * -math.expm1(-again / r)) for r in (_REPEATS, _REPEATS_LOW, _REPEATS_HIGH)]
+    ends = [components(law, params, item)["log_loss"] for item in worth[1:]]
+    return worth[0], abs(ends[0] - ends[1]) / 2

@@ -29,8 +29,15 @@ class Rollout:
 
     @property
     def rms(self) -> float:
-        """Root mean square of the scaled errors, each cut counting once; NaN without a roll-out."""
-        return float(np.sqrt(self._mean(self.scaled**2))) if len(self.error) else float("nan")
+        """Root mean square of the scaled errors, each cut counting once; NaN without a roll-out.
+
+        Errors above three robust standard deviations count as three: a diverged run held out says
+        nothing about the law.
+        """
+        if not len(self.error):
+            return float("nan")
+        size = np.abs(self.scaled)
+        return float(np.sqrt(self._mean(np.minimum(size, 3 * 1.4826 * np.median(size)) ** 2)))
 
     @property
     def bias(self) -> float:
@@ -96,4 +103,4 @@ def draw(fitted: Estimate, count: int, seed: int) -> Array:
     mean = mean + rng.normal(size=(count, len(fitted.theta))) * spread
     own_scale = scale if fitted.problem.data.sigma < 1 else None
     problem = with_rows(fitted, log_loss=predicted + mixed, prior_mean=mean, sigma=own_scale)
-    return minimise(problem, np.repeat(fitted.theta[None], count, axis=0)).theta
+    return minimise(problem, np.repeat(fitted.theta[None], count, axis=0), max_iterations=40).theta

@@ -39,6 +39,11 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
             f"roll-outs  {quality['rollout_cuts']:.0f} cuts: a tenfold horizon would have erred by "
             f"{1.35 * quality['rollout_rms']:.2%} rms, {-1.35 * quality['rollout_bias']:+.2%} on average"
         )
+    if quality["weight_power"] > 0.25:
+        lines.append(
+            f"weights    C^{quality['weight_power']:g}: neighbouring runs err together, so the dear ones "
+            "count most (--method plain fits as published)"
+        )
     lines += [f"note       {note}" for note in notes]
     lines += [f"warning    {warning}" for warning in law.warnings]
     lines += [f"REFUSED    {law.refusal}"] if law.refusal else []

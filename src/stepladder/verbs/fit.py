@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -17,12 +17,19 @@ def fit(
     law: Annotated[Path | None, Parameter(help="Write the law here as JSON.")] = None,
     loss_unit: Annotated[str, Parameter(help="nats_per_token or bits_per_byte.")] = "",
     form: Annotated[str, Parameter(help="chinchilla, chinchilla-tied, gadre, kaplan-n, ...")] = "chinchilla",
+    method: Annotated[
+        Literal["auto", "plain"],
+        Parameter(help="auto, or the published procedure (Huber 1e-3, no priors, no weights)."),
+    ] = "auto",
+    size: Annotated[
+        Literal["params", "nonembed_params"], Parameter(help="Which column counts parameters.")
+    ] = "params",
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Fit a scaling law to runs, ours or yours, and forecast runs that were not made yet."""
     from stepladder.laws.estimate import FitOptions
     from stepladder.laws.fit import fit_law
-    from stepladder.laws.intervals import forecast
+    from stepladder.laws.intervals import forecast, target_warnings
     from stepladder.laws.registry import freeze, write_forecasts
     from stepladder.laws.show import forecast_csv, forecast_text, law_text
     from stepladder.laws.table import read_observations, read_targets
@@ -30,7 +37,7 @@ def fit(
     from stepladder.store import write_json, write_text
 
     table = read_observations(runs, loss_unit)
-    fitted = fit_law(table, FitOptions(form=form))
+    fitted = fit_law(table, FitOptions(form=form, method=method, size=size))
     targets = read_targets(predict, fitted.size_column) if predict else []
     forecasts = [
         freeze(forecast(fitted, t.params, t.tokens, run=t.run, unique_tokens=t.unique_tokens))
@@ -55,5 +62,7 @@ def fit(
     print(law_text(fitted, table.notes))
     if forecasts:
         print("\n" + forecast_text(forecasts))
+        for warning in target_warnings(fitted, forecasts):
+            print(f"warning: {warning}")
         print(f"\nwritten to {out} and {out.with_suffix('.json')}")
     return 0
