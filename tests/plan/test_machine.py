@@ -89,7 +89,7 @@ def test_the_block_for_an_issue():
         "  gpu       NVIDIA H100 80GB HBM3, 79.6 GiB, driver 550.1 (catalogue: h100-sxm)",
         "  versions  stepladder 0.1.0, python 3.11.7",
         "  matrices  fp32: GFLOP/s 105 on 1 thread, 190 on 2 threads",
-        "  links     all-reduce between two processes: 12.3 Gbit/s",
+        "  links     all-reduce between two processes: 12.3 GB/s",
         "  missing   torch: pip install 'stepladder[train]'",
         "  missing   matrix rates: they are measured through torch",
         "  warning   little disk: 1 GiB free",

@@ -52,7 +52,7 @@ def _rate_lines(machine: Machine) -> list[str]:
         )
         lines.append(f"  matrices  {precision}: GFLOP/s {each}")
     if machine.allreduce_gbps > 0:
-        lines.append(f"  links     all-reduce between two processes: {machine.allreduce_gbps:.3g} Gbit/s")
+        lines.append(f"  links     all-reduce between two processes: {machine.allreduce_gbps:.3g} GB/s")
     return lines
 
 

@@ -41,7 +41,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """This machine. `gemm_gflops[precision][threads]` is empty and `allreduce_gbps` 0 where not measured."""
+    """This machine. `gemm_gflops[precision][threads]` is empty, `allreduce_gbps` (gigabytes a second) 0 where unmeasured."""
 
     cpu: str
     cores: int
