@@ -23,8 +23,8 @@ def write(tmp_path, content, name="runs.csv"):
 BAD = {
     "missing": (
         "N,tokens,val_loss\n1,2,3\n",
-    text = "\ufeffrun,params,tokens,loss_bits_per_byte,lr,colour\n"
-    text += "a,1e6,2e7,3.5,0.1,red\n\nb,2e6,4e7,3.2,0.2,blue\n"
+        'runs.csv lacks the columns params, loss\n  got:     n (did you mean "params"?), tokens, '
+        "val_loss (did "
         'you mean "loss"?)\n  allowed: params, tokens and loss (or loss_nats_per_token, loss_bits_per_byte)',
     ),
     "typo": (
