@@ -41,7 +41,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """This machine. `gemm_gflops[precision][threads]` is empty, `allreduce_gbps` (gigabytes a second) 0 where unmeasured."""
+    """This machine. `gemm_gflops[precision][threads]` and `allreduce_gbps` (GB/s) are empty if unmeasured."""
 
     cpu: str
     cores: int
