@@ -51,6 +51,11 @@ def test_real_code_and_blanks_get_equal_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
+def test_a_million_blanks_are_encoded_too(tokenizer: Tokenizer) -> None:
+    text = "x" + " " * 1_000_000 + "y"
+    assert text == tokenizer.decode(tokenizer.encode(text))
+
+
 def test_text_that_spells_end_of_text_stays_text(tokenizer: Tokenizer) -> None:
     text = f"before {END_OF_TEXT} after"
     for slow in (False, True):

@@ -12,8 +12,8 @@ from stepladder.data.licences import licence_expression
 from stepladder.errors import StoreError
 
 UNKNOWN_LANGUAGE = "unknown"
-# py3langid is right for 99.3 % of texts at 120 characters; below 40 letters it guesses.
-_LANGUAGE_CHARS, _LANGUAGE_LETTERS, _LANGUAGE_CONFIDENCE = 2000, 40, 0.5
+# py3langid is right for 99.3 % of texts at 120 characters and 99.9 % at 500; below 40 letters it guesses.
+_LANGUAGE_CHARS, _LANGUAGE_LETTERS, _LANGUAGE_CONFIDENCE = 500, 40, 0.5
 _NO_LANGUAGE = ("zxx", "und")
 
 
@@ -128,7 +128,7 @@ def _languages(frame: Any) -> Iterator[str]:
     for domain, text in frame.select("domain", frame["text"].str.slice(0, _LANGUAGE_CHARS)).iter_rows():
         if domain == "code":
             yield "code"
-        elif sum(map(str.isalpha, text[:400])) < _LANGUAGE_LETTERS:
+        elif sum(map(str.isalpha, text)) < _LANGUAGE_LETTERS:
             yield UNKNOWN_LANGUAGE
         else:
             language, confidence = _identifier().classify(text)

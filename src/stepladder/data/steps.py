@@ -6,6 +6,7 @@ CHUNK.text (those that are kept), CHUNK.npz (hashes, sketches, long lines).
 """
 
 import dataclasses
+import functools
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from stepladder.data.clean import clean
 from stepladder.data.dedup import exact_keys, long_lines, sketches, without_lines
 from stepladder.data.read import Reader
 from stepladder.data.sources import SourceFile
-from stepladder.data.tokenizer import load_tokenizer
+from stepladder.data.tokenizer import Tokenizer, load_tokenizer
 from stepladder.store import read_json, write_bytes, write_json
 
 _EXAMPLE_CHARS = 160
@@ -97,7 +98,7 @@ def trim_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A trimmed chunk and the split of its documents → files of token ids and of tokens per document."""
     folder, name = Path(arguments["folder"]), arguments["chunk"]
-    tokenizer = load_tokenizer(Path(arguments["tokenizer"]))
+    tokenizer = _tokenizer(arguments["tokenizer"], Path(arguments["tokenizer"]).stat().st_mtime_ns)
     if not arguments["fast"]:
         tokenizer.use_slow()
     texts = read_frame(folder / "trim" / f"{name}.text")["text"]
@@ -118,6 +119,11 @@ def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
         )
         result[split] = {"tokens": len(tokens), "num_bytes": num_bytes}
     return result
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(path: str, _changed: int) -> Tokenizer:
+    return load_tokenizer(Path(path))
 
 
 STEPS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
