@@ -103,9 +103,8 @@ def _attempt(plan_path: Path, out: Path, plan: Plan, hear: Callable[[Mapping[str
             elif event["event"] == "failed":
                 failure = event
         return Ending(code=process.wait(), failure=failure)
-    except BaseException:
+    finally:
         stop_process(process)
-        raise
 
 
 def _steps_done(out: Path) -> int:

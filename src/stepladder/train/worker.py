@@ -45,8 +45,10 @@ HELDOUT_TOKENS = 65_536
 # Evaluations before the end are made only as far as they add no more than this share of the run's cost.
 _EVALUATION_SHARE, _MOST_EVALUATIONS = 0.02, 8
 _PROGRESS_SECONDS = 0.5
-# Explicit attention is faster than SDPA on a CPU up to this context (docs/log.md).
-_EXPLICIT_UP_TO = 512
+# Up to this context, scores written out are faster than SDPA on a CPU: forward and backward of 4 heads of 64
+# over 4,096 tokens on one Zen 4 core took 18 against 78 ms at 128 tokens, 37 / 78 at 256, 112 / 192 at 512,
+# 257 / 130 at 1,024 in bf16; 32 / 31, 77 / 52, 176 / 106, 377 / 283 in fp32 (train/probe.py).
+_EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
 
 
 def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callable[..., None]) -> Run:
@@ -63,7 +65,8 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
     corpus = Path(os.path.normpath(plan_path.parent / plan.corpus))
     ranks = parallel.start(plan.layout)
     use_fast_fp32()
-    model = build_model(plan.shape, plan.seed, choose_attention(plan.shape, plan.layout.device))
+    attention = choose_attention(plan.shape, plan.layout.device, plan.layout.precision)
+    model = build_model(plan.shape, plan.seed, attention)
     parallel.place_model(model, plan.layout, ranks)
     context = plan.shape.context_tokens
     source = BatchSource(
@@ -145,9 +148,9 @@ def build_model(shape: Shape, seed: int, attention: Attention) -> Transformer:
     return model
 
 
-def choose_attention(shape: Shape, device: str) -> Attention:
+def choose_attention(shape: Shape, device: str, precision: str = "bf16") -> Attention:
     """Written-out scores where they are faster than SDPA."""
-    return "explicit" if device == "cpu" and shape.context_tokens <= _EXPLICIT_UP_TO else "sdpa"
+    return "explicit" if device == "cpu" and shape.context_tokens <= _EXPLICIT_UP_TO[precision] else "sdpa"
 
 
 def use_fast_fp32() -> bool:
