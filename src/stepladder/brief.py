@@ -112,6 +112,7 @@ OVERRIDES: Mapping[str, Rule] = {
     "seed": _count(0, 2**31 - 1),
     "horizon": Rule(kind="number", low=1, high=100_000),
     "rungs": _count(3, 64),
+    "rung_tokens": _count(1_024, 10**16),
     "workers": _count(1, 1_024),
     "processes": _count(1, 1_024),
     "threads": _count(1, 1_024),

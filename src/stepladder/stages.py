@@ -210,7 +210,7 @@ def decide(
         write_json(plan_path, to_json(plan))
         count = count_params(plan.shape)
         size = count.nonembed if law.size_column == "nonembed_params" else count.total
-        said = forecast(law, size, plan.tokens, run=plan.name)
+        said = forecast(law, float(size), float(plan.tokens), run=plan.name)
         largest = max(row.flops for row in usable(observations))
         costs = {name: _interval(plan.numbers[name]) for name in ("seconds", "usd", "kwh", "kg_co2e")}
         said = replace(said, costs=costs, horizon=train_flops_per_token(plan.shape) * plan.tokens / largest)

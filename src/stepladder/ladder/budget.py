@@ -80,10 +80,11 @@ def design_for(brief: Brief, corpus: Corpus, speed: Speed) -> tuple[Rung, ...]:
     tokens = min(target_seconds / per_token, float(corpus.tokens))
     flops = train_flops_per_token(speed.shape) * tokens
     rates = recipe_rule(brief.override)
+    shortest = shortest_run(lambda amount: rates(speed.shape, amount).batch_tokens, MIN_RUNG_STEPS)
     rules = DesignRules(
         budget_seconds=share * wall * speed.workers * PACKING,
         largest_flops=flops / float(brief.override.get("horizon", HORIZON)),
-        min_tokens=shortest_run(lambda amount: rates(speed.shape, amount).batch_tokens, MIN_RUNG_STEPS),
+        min_tokens=int(brief.override.get("rung_tokens", shortest)),
         max_rungs=int(brief.override.get("rungs", _MOST_RUNGS)),
     )
     shapes = [narrower(speed.shape, width) for width in rung_widths(speed.shape)]

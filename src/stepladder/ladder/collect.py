@@ -37,6 +37,8 @@ def observe(folder: Path) -> Observation:
             "width": plan.shape.width,
             "lr": plan.recipe.hidden_lr,
             "batch_tokens": plan.recipe.batch_tokens,
+            "threads": plan.layout.threads,
+            "processes": plan.layout.processes,
             "in_context_score": run.in_context_score,
             "peak_bytes": run.peak_bytes,
             **excluded,
