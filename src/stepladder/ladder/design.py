@@ -137,14 +137,17 @@ def _spread(candidates: Sequence[Rung], rules: DesignRules) -> list[Rung]:
     """The frame that identifies a law: noise pair, dearest runs, and the extremes of tokens per parameter."""
     cheapest = min(candidates, key=lambda rung: rung.seconds)
     chosen = [cheapest, replace(cheapest, seed=rules.seeds[1])]
-    lowest, highest = min(candidates, key=_ratio), max(candidates, key=_ratio)
-    if highest.ratio < rules.min_ratio_span * lowest.ratio:
+    lowest = min(candidates, key=_ratio)
+    far = [rung for rung in candidates if rung.ratio >= rules.min_ratio_span * lowest.ratio]
+    if not far:
         raise PlanError(
             "the runs would have nearly equal tokens per parameter: no law could be told from them",
-            got=f"{lowest.ratio:.2g} to {highest.ratio:.2g}",
+            got=f"{lowest.ratio:.2g} to {max(rung.ratio for rung in candidates):.2g}",
             allowed=f"a span of {rules.min_ratio_span:g}x",
             next_command="raise [budget] ladder_share in stepladder.toml",
         )
+    # The cheapest run that is far enough; dearer ones are bought where they narrow the forecast most.
+    highest = min(far, key=lambda rung: rung.seconds)
     middle = min(
         candidates, key=lambda rung: abs(math.log(rung.ratio / math.sqrt(lowest.ratio * highest.ratio)))
     )

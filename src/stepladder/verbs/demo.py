@@ -70,7 +70,7 @@ def demo(
         folder=folder,
         quiet=json_,
         tune_examples=400 if quick else 4000,
-        tune_epochs=1 if quick else 4,
+        tune_epochs=1 if quick else 3,
     )
     summit = run_climb(climb)
     if json_:
