@@ -16,7 +16,7 @@ from stepladder.units import format_count
 
 # Tokens per parameter must vary: on one ray N and D move together and their exponents cannot be told apart.
 LEAST_RATIO_SPAN = 2.0
-_LEVERAGE_ROWS = 120
+_LEVERAGE_ROWS, _LEVERAGE_WORK = 120, 15_000
 # A table with losses partly in bits, partly in nats has residuals apart by log(1/ln 2).
 _BITS = math.log(1 / math.log(2))
 
@@ -136,7 +136,9 @@ def _leverage(fitted: Estimate) -> Iterator[str]:
     """Refit without each of the runs that could matter most; warn when one moves an exponent a lot."""
     columns = fitted.columns
     n, first = len(columns.log_loss), len(fitted.form.terms)
-    rows = np.argsort(-np.abs(fitted.residual) * columns.weight)[:_LEVERAGE_ROWS]
+    rows = np.argsort(-np.abs(fitted.residual) * columns.weight)[
+        : max(10, min(_LEVERAGE_ROWS, _LEVERAGE_WORK // n))
+    ]
     weight = np.repeat(columns.weight[None], len(rows), axis=0)
     weight[np.arange(len(rows)), rows] = 0.0
     problem = with_rows(fitted, weight=weight)

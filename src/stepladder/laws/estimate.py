@@ -192,7 +192,8 @@ def estimate(form: Form, columns: Columns, options: FitOptions) -> Estimate:
             form, columns, options, data, everything if last else starts, _ROUGH if not last else _FINE
         )
         sigma, starts = noise(fitted), np.concatenate([fitted.theta[None], everything[:3]])
-    return fitted
+    # Hard cases get all the steps they need before they are called uncertified.
+    return fitted if fitted.certified else _solve(form, columns, options, data, everything, 400)
 
 
 def noise(fitted: Estimate, *, local: bool = False) -> float:

@@ -45,7 +45,8 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
     if not np.isfinite(fitted.objective):
         raise LawError("the fit found no finite minimum", got=f"{len(table)} runs, form {form.name}")
     rolled = roll_out(fitted)
-    draws = draw(fitted, options.bootstraps, options.seed)
+    # Many points make the draws dear and at the same time alike.
+    draws = draw(fitted, min(options.bootstraps, max(60, 60_000 // len(table))), options.seed)
     law = Law(
         form=form.name,
         terms=to_constants(form, fitted.theta, fitted.columns.centre),

@@ -17,7 +17,7 @@ from stepladder.laws.rollout import HORIZON_OFFSET
 from stepladder.records import Forecast, Interval, Law
 
 _RIVALS, _ROLLOUT = 0.5, 0.4
-_Q80, _Q95 = 1.3, 2.4
+_Q80, _Q95 = 1.4, 2.4
 # A refused forecast: every source in full, and Student's t with four degrees of freedom.
 _T80, _T95 = 1.533, 2.776
 LARGEST_HALF_WIDTH = 0.30

@@ -18,8 +18,8 @@ from stepladder.records import Observation
 Array = np.ndarray
 LOSS_UNITS = ("nats_per_token", "bits_per_byte")
 UNSTATED = "unstated"
-# A fit of 5,000 points takes seconds and knows its constants to three digits; more rows are sampled.
-MAX_POINTS = 5_000
+# 2,000 points know the constants to three digits in seconds; more rows are sampled.
+MAX_POINTS = 2_000
 _OPTIONAL = ("seed", "nonembed_params", "unique_tokens", "flops", "weight")
 _KNOWN_EXTRA = ("seconds", "joules", "lr", "batch_tokens", "in_context_score", "warmup_share", "decay_share")
 _TEXT = ("run", "schedule", "tokenizer", "loss_unit", "excluded")
@@ -151,47 +151,63 @@ def _read_csv(path: Path, loss_unit: str) -> Table:
     text = [name for name in _TEXT if name in header]
     where = {name: header.index(name) for name in ("params", "tokens", *numeric, *text)}
     where["loss"] = header.index(loss_name)
-    values: dict[str, list[float]] = {name: [] for name in ("params", "tokens", "loss", *numeric)}
-    texts: dict[str, list[str]] = {name: [] for name in text}
-    left_out, bad = 0, dict[str, list[tuple[int, str]]]()
-    for line, row in rows:
-        cells = {name: row[where[name]].strip() for name in values}
-        if cells.get("weight") and _number(cells["weight"], "weight", line, path) == 0:
-            left_out += 1
-            continue
-        for name, cell in cells.items():
-            value = _number(cell, name, line, path) if cell else math.nan
-            required = name in ("params", "tokens", "loss")
-            wrong = not math.isfinite(value) if required else math.isinf(value)
-            if wrong or (name in _POSITIVE and value <= 0) or (name == "weight" and value < 0):
-                bad.setdefault(name, []).append((line, cell))
-            values[name].append(value)
-        for name in text:
-            texts[name].append(row[where[name]].strip())
-    for name, wrong in bad.items():
-        raise _bad_values(path, name, wrong)
-    units = {item for item in texts.get("loss_unit", []) if item}
+    numbers = [name for name in where if name not in text]
+    lines, cells, texts = _collect(rows, [where[n] for n in numbers], [where[n] for n in text])
+    columns = {name: _parse(name, cells[k], lines, path) for k, name in enumerate(numbers)}
+    weight = columns.get("weight", np.ones(len(lines)))
+    weight = np.where(np.isnan(weight), 1.0, weight)
+    kept = np.flatnonzero(weight != 0)
+    for name in numbers:
+        values = columns[name][kept]
+        wrong = ~np.isfinite(values) if name in ("params", "tokens", "loss") else np.isinf(values)
+        wrong |= values <= 0 if name in _POSITIVE else (values < 0 if name == "weight" else False)
+        if wrong.any():
+            k = numbers.index(name)
+            raise _bad_values(path, name, [(lines[i], cells[k][i].strip()) for i in kept[wrong]])
+    columns["weight"] = weight
+    words = {name: [texts[k][i].strip() for i in kept] for k, name in enumerate(text)}
+    units = {item for item in words.get("loss_unit", []) if item}
     if len(units) > 1:
         raise _mixed_units(path, f"loss_unit says {', '.join(sorted(units))}")
-    count = len(values["params"])
-    absent = np.full(count, math.nan)
-    columns = {name: np.array(values[name]) if name in values else absent for name in _OPTIONAL}
-    columns["weight"] = np.where(np.isnan(columns["weight"]), 1.0, columns["weight"])
+    absent = np.full(len(kept), math.nan)
     unknown = [name for name in header if name not in (*where, loss_name, "name", "")]
     ignored = (f"columns not used: {', '.join(unknown)}",) if unknown else ()
     extra: dict[str, Sequence[float] | Sequence[str]] = {}
-    extra.update({name: values[name] for name in numeric if name in _KNOWN_EXTRA})
-    extra.update({name: texts[name] for name in text if name != "run"})
+    extra.update({name: columns[name][kept].tolist() for name in numeric if name in _KNOWN_EXTRA})
+    extra.update({name: words[name] for name in text if name != "run"})
+    wanted = ("params", "tokens", "loss", *_OPTIONAL)
     return Table(
-        run=tuple(texts["run"]) if "run" in texts else tuple(f"row{i + 1}" for i in range(count)),
-        params=np.array(values["params"]),
-        tokens=np.array(values["tokens"]),
-        loss=np.array(values["loss"]),
+        run=tuple(words["run"]) if "run" in words else tuple(f"row{i + 1}" for i in kept),
         extra=extra,
         loss_unit=next(iter(units)) if units and unit == UNSTATED else unit,
-        notes=(*ignored, *_left_out(left_out)),
-        **columns,
+        notes=(*ignored, *_left_out(len(lines) - len(kept))),
+        **{name: columns[name][kept] if name in columns else absent for name in wanted},
     )
+
+
+def _collect(
+    rows: Iterator[tuple[int, list[str]]], number_places: Sequence[int], text_places: Sequence[int]
+) -> tuple[list[int], list[list[str]], list[list[str]]]:
+    """Line numbers, and the cells of the wanted columns by column; other columns are dropped at once."""
+    lines: list[int] = []
+    numbers: list[list[str]] = [[] for _ in number_places]
+    texts: list[list[str]] = [[] for _ in text_places]
+    wanted = list(zip([*number_places, *text_places], [*numbers, *texts], strict=True))
+    for line, row in rows:
+        lines.append(line)
+        for place, column in wanted:
+            column.append(row[place])
+    return lines, numbers, texts
+
+
+def _parse(name: str, cells: Sequence[str], lines: Sequence[int], path: Path) -> Array:
+    """Cells as numbers, NaN where empty."""
+    try:
+        return np.array([float(cell) if cell else math.nan for cell in cells])
+    except ValueError:
+        values = (cell.strip() for cell in cells)
+        pairs = zip(values, lines, strict=True)
+        return np.array([_number(cell, name, line, path) if cell else math.nan for cell, line in pairs])
 
 
 def _open_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -233,7 +249,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             for row in reader:
-                if any(cell.strip() for cell in row):
+                if row and (row[0] or any(cell.strip() for cell in row)):
                     yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise LawError(
@@ -315,7 +331,7 @@ def _meant(name: str, missing: Sequence[str]) -> str:
 
 def _number(text: str, name: str, line: int, path: Path) -> float:
     try:
-        return float(text) if "_" not in text else float("x")
+        return float(text)
     except ValueError:
         hint = "a plain number such as 1000000 or 1e6, no thousands separators, a point for decimals"
         raise LawError(
