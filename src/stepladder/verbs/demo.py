@@ -69,6 +69,7 @@ def demo(
         brief=load_brief(path),
         folder=folder,
         quiet=json_,
+        patient=True,
         tune_examples=400 if quick else 4000,
         tune_epochs=1 if quick else 3,
     )
