@@ -99,6 +99,15 @@ def test_the_sample_is_seeded_and_under_the_cap(sources: Path) -> None:
     assert files == sample_files(files, 0, 1)
 
 
+def test_the_sample_is_not_filled_up_with_tiny_files(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"large{number}.txt").write_text("x" * 1000)
+        (tmp_path / f"empty{number}.txt").write_text("")
+    sizes = [file.num_bytes for file in sample_files(list_files([str(tmp_path)]), 50_500, 0)]
+    assert sizes.count(1000) == 48
+    assert 25 < sizes.count(0) < 75
+
+
 def test_licences_are_guessed_from_text_metadata_and_folders(tmp_path: Path) -> None:
     mit = "Permission is hereby granted, free of charge, to any person"
     assert guess(mit) == "MIT"

@@ -43,6 +43,7 @@ _LICENCE_STEMS = ("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS", "COPYRIG
 _SKIPPED_FOLDERS = {"__pycache__", "node_modules", "site-packages", "dist-packages"}
 _TEST_FOLDERS = {"test", "tests", "testing", "testdata", "test_data", "idle_test"}
 _BLOCK = 1 << 20
+_FULL_SHARE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,9 @@ def sample_files(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list
     order = sorted(files, key=lambda file: hashlib.blake2b(f"{seed}:{file.name}".encode()).digest())
     chosen, total = set(), 0
     for file in order:
-        if file.held_out or total + file.num_bytes <= max_bytes:
+        # Once nearly full only tiny files would still fit, and the sample would be made of them.
+        is_full = total > _FULL_SHARE * max_bytes
+        if file.held_out or (not is_full and total + file.num_bytes <= max_bytes):
             chosen.add(file.name)
             total += 0 if file.held_out else file.num_bytes
     return [file for file in files if file.name in chosen]
