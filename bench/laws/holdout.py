@@ -71,9 +71,8 @@ def main() -> None:
         values = [float(np.mean(row[key])) for row in ten]
         print(f"mean of ten, {key}: {np.mean(values):.3f}, worst set {min(values):.2f}")
     over = np.mean([item > 0 for row in ten for item in row["signed"]])
-    print(
-        f"over-predicts in {over:.0%} of hold-outs, mean signed {100 * np.mean([r['signed'] for r in ten]):+.2f} %"
-    )
+    signed = 100 * np.mean([row["signed"] for row in ten])
+    print(f"over-predicts in {over:.0%} of hold-outs, mean signed {signed:+.2f} %")
     large = [np.median(found[name]["width"]) for name in PRIMARY if len(load(name)) >= 80]
     print(f"median 95 % width where n >= 80: {np.median(large):.1%}")
     print(f"{time.perf_counter() - started:.0f} s")
