@@ -4,6 +4,7 @@ A stage that finds its result made from the same inputs returns it; one that was
 `pipeline.py` calls them in order.
 """
 
+import contextlib
 import math
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ from stepladder.tune.tasks import read_task
 from stepladder.units import format_count, format_seconds
 
 LOSS_UNIT = "bits_per_byte"
+# What a patient climb tries in turn: a machine that is busy now needs more of its slow seconds.
+_STRETCHES = (1.0, 1.5, 2.0, 3.0, 5.0)
 _Z95_TO_80 = 1.959964 / 1.281552
 
 
@@ -148,7 +151,7 @@ def climb_small(climb: Climb, corpus: Corpus, speed: Speed) -> list[Observation]
     """Design the ladder for its share of the budget and train it → ladder/."""
     path = climb.folder / "ladder" / "design.json"
     if not path.exists():
-        rungs = design_for(climb.brief, corpus, speed)
+        rungs = _affordable_ladder(climb, corpus, speed)
         write_json(path, {"rungs": [to_json(rung) for rung in rungs]})
     rungs = [from_json(Rung, item) for item in read_json(path)["rungs"]]
     plans = rung_plans(
@@ -314,6 +317,14 @@ def write_report(climb: Climb) -> Report:
     return report
 
 
+def _affordable_ladder(climb: Climb, corpus: Corpus, speed: Speed) -> tuple[Rung, ...]:
+    """The rungs that the ladder's share pays for; a patient climb stretches the share on a slow machine."""
+    for stretch in _STRETCHES if climb.patient else ():
+        with contextlib.suppress(PlanError):
+            return design_for(climb.brief, corpus, speed, stretch=stretch)
+    return design_for(climb.brief, corpus, speed)
+
+
 def _spent_seconds(climb: Climb, speed: Speed, observations: Sequence[Observation]) -> float:
     """Wall time of the ladder as it counts against the budget."""
     spent = sum(row.seconds for row in observations) / speed.workers / PACKING
@@ -321,8 +332,8 @@ def _spent_seconds(climb: Climb, speed: Speed, observations: Sequence[Observatio
     if climb.patient and spent > share:
         climb.say(
             "plan",
-            f"the ladder took {format_seconds(spent)} instead of {format_seconds(share)} (a busy machine?); the "
-            "target still gets its own share",
+            f"the ladder took {format_seconds(spent)} instead of {format_seconds(share)} (a busy machine?); "
+            "the target still gets its own share",
         )
         return share
     return spent

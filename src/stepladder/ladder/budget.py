@@ -70,8 +70,8 @@ def measure_speed(brief: Brief, machine: Machine, corpus: Corpus, bench: Bench) 
     )
 
 
-def design_for(brief: Brief, corpus: Corpus, speed: Speed) -> tuple[Rung, ...]:
-    """The rungs that the ladder's share of the budget pays for."""
+def design_for(brief: Brief, corpus: Corpus, speed: Speed, *, stretch: float = 1.0) -> tuple[Rung, ...]:
+    """The rungs that the ladder's share of the budget, times `stretch`, pays for."""
     throughput = fit_throughput(speed.trials)
     wall = _wall_seconds(brief)
     share = brief.budget.ladder_share
@@ -82,7 +82,7 @@ def design_for(brief: Brief, corpus: Corpus, speed: Speed) -> tuple[Rung, ...]:
     rates = recipe_rule(brief.override)
     shortest = shortest_run(lambda amount: rates(speed.shape, amount).batch_tokens, MIN_RUNG_STEPS)
     rules = DesignRules(
-        budget_seconds=share * wall * speed.workers * PACKING,
+        budget_seconds=stretch * share * wall * speed.workers * PACKING,
         largest_flops=flops / float(brief.override.get("horizon", HORIZON)),
         min_tokens=int(brief.override.get("rung_tokens", shortest)),
         max_rungs=int(brief.override.get("rungs", _MOST_RUNGS)),
