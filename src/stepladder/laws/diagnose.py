@@ -47,7 +47,7 @@ def refuse(law: Law, table: Table, fitted: Estimate) -> str:
             f"{format_count(tokens)} tokens ({6 * params * tokens:.2g} FLOP) would tell"
         )
     bend, score = curvature(fitted)
-    if score > 4.0 and bend > 3 * law.quality["sigma"]:
+    if score > _bend_limit(len(table)) and bend > 3 * law.quality["sigma"]:
         return (
             f"the residuals curve towards the target ({bend:.1%} at ten times the compute, {score:.1f} "
             f"standard errors): the law does not hold; {next_run(law, size, data).text}"
@@ -60,6 +60,11 @@ def refuse(law: Law, table: Table, fitted: Estimate) -> str:
             f"run of ten times the compute scatters by {draws:.1%}; {next_run(law, size, data).text}"
         )
     return ""
+
+
+def _bend_limit(points: int) -> float:
+    """Standard errors of a quadratic trend that chance does not make: 4, more with few degrees of freedom."""
+    return 4.0 + 20.0 / max(points - 3, 1)
 
 
 def tenfold_target(table: Table, law: Law) -> tuple[float, float]:
@@ -124,6 +129,9 @@ def _about_fit(law: Law, fitted: Estimate, rolled: Rollout) -> Iterator[str]:
                 f"interval methods disagree at ten times the compute: bootstrap {own:.2%}, "
                 f"roll-outs {parts['rollout']:.2%}"
             )
+    bend, errors = curvature(fitted)
+    if 3.0 < errors <= _bend_limit(law.points) and bend > 2 * quality["sigma"]:
+        yield f"the residuals curve: {bend:.1%} at ten times the compute, {errors:.1f} standard errors"
     share, score = neighbour_agreement(fitted)
     if share > 0.2 and score > 3:
         yield (
