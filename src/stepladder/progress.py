@@ -36,7 +36,7 @@ class Progress:
     def resume_at(self, done: float) -> None:
         """Count `done` as finished earlier: it shows in the share and not in the rate."""
         self.done = self._start_done = done
-        self._show(force=True)
+        self._show(force=done > 0)
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Add `amount` units; `note` is shown behind the figures."""

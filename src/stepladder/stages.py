@@ -50,12 +50,14 @@ from stepladder.records import (
 )
 from stepladder.report.build import build_report
 from stepladder.store import open_artefact, read_json, write_json
-from stepladder.tune.examples import EXAMPLE_TASKS, example_task
+from stepladder.tune.examples import example_task
 from stepladder.tune.run import TuneOptions, tune_task
 from stepladder.tune.tasks import read_task
 from stepladder.units import format_count, format_seconds
 
 LOSS_UNIT = "bits_per_byte"
+# [data] tasks names files, or with this prefix a labelled set that `stepladder tune` knows.
+EXAMPLE = "example:"
 # What a patient climb tries in turn: a machine that is busy now needs more of its slow seconds.
 _STRETCHES = (1.0, 1.5, 2.0, 3.0, 5.0)
 _Z95_TO_80 = 1.959964 / 1.281552
@@ -100,11 +102,10 @@ def open_climb(climb: Climb) -> Machine:
             next_command="stepladder plan   (plans for any device)",
         )
     value = to_json(climb.brief)
-    # Where sources lie is no input; what they hold is in the corpus' own fingerprint.
-    value["data"].pop("sources")
-    # A budget may be raised half-way: what was bought with the old one stays.
-    value.pop("budget")
-    open_artefact(climb.folder, value, next_command="stepladder climb --out ANOTHER_FOLDER")
+    # Sources are covered by the corpus' own fingerprint and tasks by their results'; a budget may be raised
+    # half-way: what was bought with the old one stays.
+    fields = {key: value[key] for key in ("name", "objective", "hardware", "goal", "override")}
+    open_artefact(climb.folder, fields, next_command="stepladder climb --out ANOTHER_FOLDER")
     path = climb.folder / "machine.json"
     if not path.exists():
         write_json(path, to_json(measure_machine(rates="cached", folder=climb.folder)))
@@ -276,9 +277,10 @@ def adapt(climb: Climb, run: Run) -> list[TaskTable]:
     """Fine-tune on each task of the brief, beside baselines → tune/<task>@1/."""
     tables = []
     for name in climb.brief.data.tasks if run.status == "ok" else ():
+        known = name.removeprefix(EXAMPLE)
         task = (
-            example_task(name, examples=climb.tune_examples)
-            if name in EXAMPLE_TASKS
+            example_task(known, examples=climb.tune_examples)
+            if name.startswith(EXAMPLE)
             else read_task(Path(name), examples=climb.tune_examples)
         )
         for note in task.notes:

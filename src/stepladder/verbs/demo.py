@@ -16,7 +16,7 @@ name = "{name}"
 # READMEs, manuals, licences and descriptions of installed packages, and the documentation in their code
 sources = ["python:prose", "python:docstrings"]
 held_out = 0.04                 # share of whole files
-tasks = ["text-kind"]           # real labels: film review, editorial, tweet or product review?
+tasks = ["example:text-kind"]   # real labels: film review, editorial, tweet or product review?
 
 [budget]
 hours = {hours}                   # ladder and target together
@@ -30,7 +30,7 @@ num_heads = 2
 max_input_bytes = {max_bytes}
 seed = {seed}
 {more}"""
-_FULL = {"hours": "0.092", "share": "0.4", "max_bytes": "40_000_000", "more": ""}
+_FULL = {"hours": "0.092", "share": "0.4", "max_bytes": "120_000_000", "more": ""}
 # The quick path is for tests: its rungs are too short to forecast well, and its intervals say so.
 _QUICK = {
     "hours": "0.012",
