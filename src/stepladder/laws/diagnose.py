@@ -150,7 +150,9 @@ def _leverage(fitted: Estimate) -> Iterator[str]:
     weight = np.repeat(columns.weight[None], len(rows), axis=0)
     weight[np.arange(len(rows)), rows] = 0.0
     problem = with_rows(fitted, weight=weight)
-    without = minimise(problem, np.repeat(fitted.theta[None], len(rows), axis=0), max_iterations=40).theta
+    without = minimise(
+        problem, np.repeat(fitted.theta[None], len(rows), axis=0), max_iterations=40, tolerance=1e-9
+    ).theta
     moved = np.abs(without[:, first:] - fitted.theta[first:])
     worst, exponent = np.unravel_index(int(moved.argmax()), moved.shape)
     shift, name = float(moved[worst, exponent]), list(fitted.form.exponents)[int(exponent)]

@@ -174,9 +174,9 @@ def predict(
     form = form_named(form_name)
     params, tokens = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
     theta = to_theta(form, constants, (0.0, 0.0))
-    return np.exp(predict_theta(form, theta, (0.0, 0.0), params.ravel(), tokens.ravel()))[0].reshape(
-        params.shape
-    )
+    log_loss = predict_theta(form, theta, (0.0, 0.0), params.ravel(), tokens.ravel())[0]
+    # A law without a floor or with a negative exponent may leave the range of a float far from its data.
+    return np.exp(np.minimum(log_loss, 700.0)).reshape(params.shape)
 
 
 def _power(power: tuple[float, float, float], centre: tuple[float, float]) -> float:

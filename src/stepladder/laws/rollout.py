@@ -60,7 +60,7 @@ def roll_out(fitted: Estimate) -> Rollout:
     problem = with_rows(fitted, weight=weight)
     starts = np.concatenate([fitted.theta[None], fitted.starts[:3]])
     rows = np.repeat(np.arange(len(levels)), len(starts))
-    found = minimise(problem, np.tile(starts, (len(levels), 1)), rows)
+    found = minimise(problem, np.tile(starts, (len(levels), 1)), rows, tolerance=1e-9)
     value = found.value.reshape(len(levels), -1)
     theta = found.theta.reshape(len(levels), len(starts), -1)
     theta = theta[np.arange(len(levels)), value.argmin(axis=1)]
@@ -103,4 +103,6 @@ def draw(fitted: Estimate, count: int, seed: int) -> Array:
     mean = mean + rng.normal(size=(count, len(fitted.theta))) * spread
     own_scale = scale if fitted.problem.data.sigma < 1 else None
     problem = with_rows(fitted, log_loss=predicted + mixed, prior_mean=mean, sigma=own_scale)
-    return minimise(problem, np.repeat(fitted.theta[None], count, axis=0), max_iterations=40).theta
+    return minimise(
+        problem, np.repeat(fitted.theta[None], count, axis=0), max_iterations=40, tolerance=1e-9
+    ).theta

@@ -195,18 +195,23 @@ class Solution:
 
 
 def minimise(
-    problem: Problem, starts: Array, rows: Array | None = None, *, max_iterations: int = 120
+    problem: Problem,
+    starts: Array,
+    rows: Array | None = None,
+    *,
+    max_iterations: int = 120,
+    tolerance: float = 1e-14,
 ) -> Solution:
     """Levenberg–Marquardt on all starts at once; start b belongs to problem `rows[b]` (default: all to b).
 
     The step solves (H + λ M) s = -g, where H is the exact Hessian and M the majoriser of the Huber loss:
     λ = 1 far out is the re-weighted least-squares step, λ → 0 is Newton's, which ends exactly in a
-    piecewise quadratic objective.
+    piecewise quadratic objective. A row stops when a step gains less than `tolerance` of its objective.
     """
     rows = np.arange(len(starts)) if rows is None else rows
     chunk = max(8, _CHUNK_NUMBERS // problem.points)
     parts = [
-        _minimise_chunk(problem, starts[i : i + chunk], rows[i : i + chunk], max_iterations)
+        _minimise_chunk(problem, starts[i : i + chunk], rows[i : i + chunk], max_iterations, tolerance)
         for i in range(0, len(starts), chunk)
     ]
     return Solution(
@@ -217,7 +222,9 @@ def minimise(
     )
 
 
-def _minimise_chunk(problem: Problem, starts: Array, rows: Array, max_iterations: int) -> Solution:
+def _minimise_chunk(
+    problem: Problem, starts: Array, rows: Array, max_iterations: int, tolerance: float
+) -> Solution:
     theta = np.array(starts, dtype=float)
     value = problem.value(theta, rows)
     damping = np.ones(len(theta))
@@ -230,12 +237,12 @@ def _minimise_chunk(problem: Problem, starts: Array, rows: Array, max_iterations
         tried = theta[live] + step
         tried_value = problem.value(tried, rows[live])
         better = tried_value < value[live]
-        small = gain <= 1e-14 * np.abs(value[live]) + 1e-300
+        small = gain <= tolerance * np.abs(value[live]) + 1e-300
         decrease = np.where(better, value[live] - tried_value, np.inf)
         moved = live[better]
         theta[moved], value[moved] = tried[better], tried_value[better]
         damping[live] = np.where(better, damping[live] * 0.15, damping[live] * 6.0 + 1e-6)
-        stop = small | (decrease <= 1e-14 * np.abs(value[live])) | (damping[live] > 1e9)
+        stop = small | (decrease <= tolerance * np.abs(value[live])) | (damping[live] > 1e9)
         converged[live[stop]] = True
         live = live[~stop]
     return Solution(theta=theta, value=value, converged=converged, iterations=iteration)
