@@ -41,3 +41,48 @@ class RMSNormStep(torch.autograd.Function):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight (arXiv:1910.07467)."""
     return RMSNormStep.apply(x, weight, eps)
+
+
+class NormRotateStep(torch.autograd.Function):
+    """RMS norm over the head dimension, times weight, then rotary: x (B, T, H, E), weight (E), tables (T, E).
+
+    With r the inverse rotation of the gradient, d weight = sum(r * normed) and the norm sees r * weight.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+        half = x.shape[-1] // 2
+        wide = x.float()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = wide * inverse
+        # The weight goes into the tables, which are smaller than the activations.
+        scale = weight.float()
+        cos_weight = (cos * scale).unsqueeze(1)
+        sin_first = (sin[:, :half] * scale[half:]).unsqueeze(1)
+        sin_second = (sin[:, half:] * scale[:half]).unsqueeze(1)
+        out = normed * cos_weight
+        out[..., :half].addcmul_(normed[..., half:], sin_first, value=-1)
+        out[..., half:].addcmul_(normed[..., :half], sin_second)
+        ctx.save_for_backward(normed, inverse, weight, cos, sin)
+        ctx.input_dtype = x.dtype
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
+        normed, inverse, weight, cos, sin = ctx.saved_tensors
+        half = normed.shape[-1] // 2
+        grad = grad.float()
+        back = grad * cos.unsqueeze(1)
+        back[..., :half].addcmul_(grad[..., half:], sin[:, half:].unsqueeze(1))
+        back[..., half:].addcmul_(grad[..., :half], sin[:, :half].unsqueeze(1), value=-1)
+        along = back * normed
+        grad_weight = along.flatten(0, -2).sum(0)
+        inner = (along @ weight.float()).unsqueeze(-1).div_(-normed.shape[-1])
+        grad_x = torch.addcmul(back.mul_(weight.float()), normed, inner).mul_(inverse)
+        return grad_x.to(ctx.input_dtype), grad_weight.to(weight.dtype), None, None, None
+
+
+def norm_rotate(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+    """Heads x (B, T, H, E), each normed (arXiv:2010.04245) and turned by its position."""
+    return NormRotateStep.apply(x, weight, cos, sin, eps)

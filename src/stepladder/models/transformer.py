@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepladder.models.fused import rms_norm
+from stepladder.models.fused import norm_rotate, rms_norm
 from stepladder.records import Shape
 
 Attention = Literal["explicit", "sdpa"]
@@ -36,12 +36,6 @@ def rotary_table(context_tokens: int, head_dim: int, theta: float) -> tuple[Tens
     return angles.cos(), angles.sin()
 
 
-def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    """Turn pairs (i, i + E/2) by the angle of their position."""
-    first, second = x_BHTE.chunk(2, dim=-1)
-    return x_BHTE * cos_TE + torch.cat((-second, first), dim=-1) * sin_TE
-
-
 class Attend(nn.Module):
     """Grouped-query attention with a norm on each head's queries and keys."""
 
@@ -63,11 +57,13 @@ class Attend(nn.Module):
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
         batch, tokens, _ = x_BTD.shape
-        q_BHTE = self.q_norm(self.q_proj(x_BTD).view(batch, tokens, -1, self.head_dim)).transpose(1, 2)
-        k_BKTE = self.k_norm(self.k_proj(x_BTD).view(batch, tokens, -1, self.head_dim)).transpose(1, 2)
-        v_BKTE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
-        q_BHTE = rotate(q_BHTE, cos_TE.to(q_BHTE.dtype), sin_TE.to(q_BHTE.dtype))
-        k_BKTE = rotate(k_BKTE, cos_TE.to(k_BKTE.dtype), sin_TE.to(k_BKTE.dtype))
+        q_BTHE, k_BTKE, v_BTKE = (
+            project(x_BTD).view(batch, tokens, -1, self.head_dim)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q_BTHE = norm_rotate(q_BTHE, self.q_norm.weight, cos_TE, sin_TE, self.q_norm.eps)
+        k_BTKE = norm_rotate(k_BTKE, self.k_norm.weight, cos_TE, sin_TE, self.k_norm.eps)
+        q_BHTE, k_BKTE, v_BKTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
         groups = q_BHTE.shape[1] // k_BKTE.shape[1]
         if groups > 1:
             k_BKTE = k_BKTE.repeat_interleave(groups, dim=1)
@@ -90,7 +86,7 @@ class Attend(nn.Module):
         return torch.bmm(F.softmax(scores, dim=-1).to(v.dtype), v).view(batch, heads, tokens, -1)
 
     def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and self.causal)
 
 
 class FeedForward(nn.Module):
@@ -173,10 +169,12 @@ class Transformer(nn.Module):
         """Final normed states, (B, T, D). `mask` is boolean and broadcasts to (B, H, T, T): True attends."""
         tokens = ids_BT.shape[1]
         cos, sin = self.rope_cos[:tokens], self.rope_sin[:tokens]
-        if mask is None and self.shape.causal:
-            mask = self.causal_mask[:tokens, :tokens]
-        if mask is not None and self.attention == "explicit" and mask.dtype == torch.bool:
-            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
+        if self.attention == "explicit":
+            if mask is None and self.shape.causal:
+                mask = self.causal_mask[:tokens, :tokens]
+            if mask is not None:
+                # Once for all layers: what is added to the scores.
+                mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
         x_BTD = self.embed_tokens(ids_BT)
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos, sin, mask)
