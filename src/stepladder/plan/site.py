@@ -209,7 +209,14 @@ def _device_watts(device: Device) -> Derived:
 
 
 def _measured_watts(observations: Sequence[Observation]) -> Derived | None:
-    watts = sorted(row.joules / row.seconds for row in observations if row.joules > 0 and row.seconds > 0)
+    """Power of the runs where a counter measured it; an estimate from CPU seconds would prove itself."""
+    watts = sorted(
+        row.joules / row.seconds
+        for row in observations
+        if row.joules > 0
+        and row.seconds > 0
+        and not str(row.notes.get("joules_source", "")).startswith("estimate")
+    )
     if not watts:
         return None
     how = f"median of joules / seconds over {len(watts)} measured runs"
