@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stepladder.errors import LawError
-from stepladder.laws.diagnose import curvature
+from stepladder.laws.diagnose import curvature, replicate_noise
 from stepladder.laws.estimate import FitOptions, fit_form, neighbour_agreement
 from stepladder.laws.fit import fit_law
 from stepladder.laws.forms import FORMS, form_named, predict
@@ -107,6 +107,13 @@ def test_constant_ratio_is_refused_with_a_cure_and_a_wide_interval(law):
     )
 
 
+def test_one_size_only_is_refused():
+    rows = [replace(row, params=1e7, tokens=2e7 * 1.4**i) for i, row in enumerate(runs())]
+    found = refusal(rows)
+    assert found.status == "refused"
+    assert found.reason.startswith("all runs have nearly one size (10M to 10M): its effect is unknown; the")
+
+
 def test_too_few_runs_are_refused_and_two_are_an_error():
     found = refusal(runs(6))
     assert found.status == "refused"
@@ -166,6 +173,16 @@ def test_an_interval_that_says_nothing_is_refused():
 def test_each_warning_names_its_number(change, text):
     rows = [change(i, row) for i, row in enumerate(runs())]
     assert any(text in warning for warning in fit_law(read_observations(rows)).warnings)
+
+
+def test_replicates_measure_the_noise_and_expose_a_wrong_law():
+    rows = runs()
+    twice = rows + [replace(row, loss=row.loss * 1.001, seed=1) for row in rows]
+    noise, freedom = replicate_noise(read_observations(twice))
+    assert freedom == len(rows)
+    assert noise == pytest.approx(math.log(1.001) / math.sqrt(2), rel=1e-6)
+    wrong = [replace(row, loss=row.loss * (1 + 0.03 * (-1) ** (i % 13))) for i, row in enumerate(twice)]
+    assert any("seeds differ by 0.07%" in warning for warning in fit_law(read_observations(wrong)).warnings)
 
 
 def test_clean_runs_give_no_warning_about_runs(law):

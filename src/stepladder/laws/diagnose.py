@@ -38,6 +38,12 @@ def refuse(law: Law, table: Table, fitted: Estimate) -> str:
             f"{law.points} runs cannot determine {len(fitted.theta)} constants and show their own error: "
             f"{least} or more are needed; {next_run(law, size, data).text}"
         )
+    for name, values in (("size", table.params), ("length", table.tokens)):
+        if needs_both and values.max() < LEAST_RATIO_SPAN * values.min():
+            return (
+                f"all runs have nearly one {name} ({format_count(float(values.min()))} to "
+                f"{format_count(float(values.max()))}): its effect is unknown; {next_run(law, size, data).text}"
+            )
     if needs_both and span < LEAST_RATIO_SPAN:
         params = float(table.params.min())
         tokens = params * float(np.median(ratio)) * 8
@@ -65,6 +71,16 @@ def refuse(law: Law, table: Table, fitted: Estimate) -> str:
 def _bend_limit(points: int) -> float:
     """Standard errors of a quadratic trend that chance does not make: 4, more with few degrees of freedom."""
     return 4.0 + 20.0 / max(points - 3, 1)
+
+
+def replicate_noise(table: Table) -> tuple[float, int]:
+    """Standard deviation of log-loss among runs of one size and length, and its degrees of freedom."""
+    groups: dict[tuple[float, float], list[float]] = {}
+    for params, tokens, loss in zip(table.params, table.tokens, table.loss, strict=True):
+        groups.setdefault((float(params), float(tokens)), []).append(math.log(loss))
+    squares = sum(float(np.var(group)) * len(group) for group in groups.values())
+    freedom = len(table) - len(groups)
+    return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
 
 
 def tenfold_target(table: Table, law: Law) -> tuple[float, float]:
@@ -172,6 +188,13 @@ def _about_runs(table: Table, fitted: Estimate) -> Iterator[str]:
         same = np.isclose(table.params, table.nonembed_params)
         if same.any() and not same.all():
             yield f"{int(same.sum())} of {len(table)} runs seem to count parameters without embeddings"
+    noise, freedom = replicate_noise(table)
+    scatter = float(np.sqrt(np.mean(fitted.residual**2)))
+    if freedom >= 2 and scatter > 3 * noise:
+        yield (
+            f"the law misses its own runs by {scatter:.2%}, seeds differ by {noise:.2%} ({freedom} degrees "
+            "of freedom): the law, not chance, is wrong"
+        )
     yield from _unmatched(table)
     for name, word in (("tokenizer", "tokenizers"), ("schedule", "schedules")):
         kinds = {item for item in table.extra.get(name, ()) if isinstance(item, str) and item}

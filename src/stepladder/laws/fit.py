@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stepladder.errors import LawError
-from stepladder.laws.diagnose import diagnose, refuse
+from stepladder.laws.diagnose import diagnose, refuse, replicate_noise
 from stepladder.laws.estimate import (
     MILD_POWER,
     Estimate,
@@ -54,7 +54,7 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
         size_column=options.size,
         points=len(table),
         largest_flops=float(6 * np.max(size * table.tokens)),
-        quality=_quality(fitted, rolled, draws),
+        quality=_quality(fitted, rolled, draws) | {"replicate_sigma": replicate_noise(table)[0]},
         spread=_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
     )
     law = replace(law, warnings=diagnose(law, table, fitted, rolled), refusal=refuse(law, table, fitted))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 
 from stepladder.laws.forms import form_named
@@ -25,6 +26,7 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
         for name, value in law.terms.items()
     ]
     lines.append(f"runs       {law.points}, compute up to {format_flops(law.largest_flops)} FLOP (6ND)")
+    seeds = quality.get("replicate_sigma", math.nan)
     verdict = "certified" if quality["certified"] else "NOT certified"
     lines.append(
         f"optimum    {verdict}: {quality['agreeing_starts']:.0f} starts agree to 1e-6, "
@@ -32,7 +34,7 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
     )
     lines.append(
         f"residuals  rms {quality['rms_residual']:.2%}, worst {quality['worst_residual']:.2%}, "
-        f"noise {quality['sigma']:.2%}"
+        f"noise {quality['sigma']:.2%}" + (f", seeds differ by {seeds:.2%}" if seeds == seeds else "")
     )
     if quality["rollout_cuts"] > 0:
         lines.append(
