@@ -42,7 +42,8 @@ def refuse(law: Law, table: Table, fitted: Estimate) -> str:
         if needs_both and values.max() < LEAST_RATIO_SPAN * values.min():
             return (
                 f"all runs have nearly one {name} ({format_count(float(values.min()))} to "
-                f"{format_count(float(values.max()))}): its effect is unknown; {next_run(law, size, data).text}"
+                f"{format_count(float(values.max()))}): its effect is unknown; "
+                f"{next_run(law, size, data).text}"
             )
     if needs_both and span < LEAST_RATIO_SPAN:
         params = float(table.params.min())
