@@ -69,6 +69,7 @@ def build_app() -> App:
         help="From your corpus, hardware and budget to a trained language model.",
         version=__version__,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for order, (title, verbs) in enumerate(_VERBS):
         group = Group(title, sort_key=order)
