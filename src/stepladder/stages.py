@@ -38,6 +38,7 @@ from stepladder.records import (
     Corpus,
     Derived,
     Forecast,
+    GoalBrief,
     Interval,
     Law,
     Observation,
@@ -202,7 +203,9 @@ def decide(
     plan_path, path = climb.folder / "plan.json", climb.folder / "forecast.json"
     if not path.exists():
         brief = climb.brief
-        brief = replace(brief, override={"horizon": HORIZON, **brief.override})
+        brief = replace(
+            brief, override={"horizon": HORIZON, **brief.override}, goal=_within_ladder(climb, observations)
+        )
         options = ChooseOptions(
             corpus_folder="corpus",
             loss_unit=LOSS_UNIT.replace("_", " "),
@@ -321,6 +324,18 @@ def write_report(climb: Climb) -> Report:
     report = build_report(climb.folder)
     climb.say("report", report.path)
     return report
+
+
+def _within_ladder(climb: Climb, observations: Sequence[Observation]) -> GoalBrief:
+    """The goal with the size of the largest rung as the largest size, unless the brief fixes a size.
+
+    Then only the tokens are extrapolated: beyond the ladder's sizes forecasts erred by 2.5 % (docs/log.md).
+    """
+    goal = climb.brief.goal
+    if {"width", "params"} & climb.brief.override.keys():
+        return goal
+    largest = int(max(row.params for row in usable(observations)))
+    return replace(goal, max_params=min(goal.max_params or largest, largest))
 
 
 def _affordable_ladder(climb: Climb, corpus: Corpus, speed: Speed) -> tuple[Rung, ...]:

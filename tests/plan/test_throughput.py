@@ -1,6 +1,7 @@
 """Seconds of a run from measured runs."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,19 @@ def test_an_exact_line_is_recovered(overhead, slope):
     size = 5e5
     assert fit.seconds_per_token(size).value == pytest.approx(overhead + slope * size, rel=1e-3)
     assert fit.left_out == pytest.approx(0, abs=1e-3)
+
+
+@given(per_step=st.floats(1e-3, 1e-1), overhead=st.floats(0, 1e-4), slope=st.floats(1e-12, 1e-10))
+@settings(max_examples=50, deadline=None)
+def test_the_fixed_time_of_a_step_is_told_apart_by_batches(per_step, overhead, slope):
+    batches = [512, 2048, 1024, 512, 4096, 1024, 2048, 512, 1024, 4096]
+    rows = [
+        replace(row, seconds=row.seconds + per_step * row.tokens / batch, notes={"batch_tokens": batch})
+        for row, batch in zip(runs(overhead, slope), batches, strict=True)
+    ]
+    fit = fit_throughput(rows)
+    expected = per_step / 8192 + overhead + slope * 5e5
+    assert fit.seconds_per_token(5e5, 8192).value == pytest.approx(expected, rel=1e-3)
 
 
 def test_intervals_of_eighty_per_cent_hold_about_that_often():

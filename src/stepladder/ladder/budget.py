@@ -1,6 +1,5 @@
 """A brief, a corpus and this machine in; measured speed, and the rungs that the budget pays for, out."""
 
-import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -11,18 +10,19 @@ from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import narrower, shape_for_params
 from stepladder.plan.machine import Machine
 from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_rule, shortest_run
-from stepladder.plan.throughput import Throughput, fit_throughput
+from stepladder.plan.throughput import fit_throughput
 from stepladder.records import Brief, Corpus, Derived, Layout, Observation, Shape
 
 # The target has this many times the compute of the largest rung unless [override] horizon says otherwise.
 HORIZON = 10.0
 # Share of the wall time that all workers are busy: the last rungs end one after the other.
 PACKING = 0.92
-# The size of the target is first guessed at 20 tokens a parameter (arXiv:2203.15556); the law then decides.
+# The size of the target is first guessed at 20 tokens for each parameter that multiplies (arXiv:2203.15556).
 _GUESSED_RATIO = 20.0
 _MOST_RUNGS = 16
 # Widths of the rungs as shares of the guessed target's.
-_RUNG_WIDTHS = (0.25, 1 / 3, 0.5, 2 / 3, 1.0)
+# Widths below two fifths of the target's left the law of the others by 1 % (docs/log.md).
+_RUNG_WIDTHS = (0.4, 0.55, 0.75, 1.0)
 # Speeds of neighbouring minutes differ by a few per cent on a machine that others share.
 _DRIFT = 1.08
 
@@ -52,11 +52,15 @@ def measure_speed(brief: Brief, machine: Machine, corpus: Corpus, bench: Bench) 
     guess = guess_shape(brief, corpus, _assumed_flops_per_second(machine) * workers)
     small = narrower(guess, rung_widths(guess)[0])
     usual = _GUESSED_RATIO * count_params(guess).total
-    trials = [(shape, rates(shape, usual)) for shape in (small, guess) for _ in range(max(workers // 2, 1))]
+    # Two sizes and two batches tell a step's fixed time from that of its tokens and FLOPs; all workers are
+    # kept busy, as in the ladder.
+    pairs = [(shape, tokens) for shape in (small, guess) for tokens in (usual / 16, usual)]
+    copies = max(math.ceil(workers / len(pairs)), 1)
+    trials = [(shape, rates(shape, tokens)) for shape, tokens in pairs for _ in range(copies)]
     seen = calibrate_shapes(trials, bench, rung_layout, workers)
     layouts = {"1 process": rung_layout} if machine.gpus else _cpu_layouts(rung_layout, machine.cores)
     best, seconds = choose_layout(guess, rates(guess, usual), layouts, bench)
-    alone = max(row.seconds / row.tokens for row in seen)
+    alone = seen[-1].seconds / seen[-1].tokens
     ratio = alone / seconds[best]
     tried = ", ".join(f"{name}: {1 / value:,.0f} tokens/s" for name, value in seconds.items())
     how = f"{tried} at {count_params(guess).total:,} parameters; one rung beside others {1 / alone:,.0f}"
@@ -76,8 +80,10 @@ def design_for(brief: Brief, corpus: Corpus, speed: Speed, *, stretch: float = 1
     wall = _wall_seconds(brief)
     share = brief.budget.ladder_share
     target_seconds = (1 - share) * wall
-    per_token = throughput.seconds_per_token(train_flops_per_token(speed.shape)).value / speed.speedup.value
-    tokens = min(target_seconds / per_token, float(corpus.tokens))
+    usual = _GUESSED_RATIO * count_params(speed.shape).total
+    batch = recipe_rule(brief.override)(speed.shape, usual).batch_tokens
+    per_token = throughput.seconds_per_token(train_flops_per_token(speed.shape), batch).value
+    tokens = min(target_seconds * speed.speedup.value / per_token, float(corpus.tokens))
     flops = train_flops_per_token(speed.shape) * tokens
     rates = recipe_rule(brief.override)
     shortest = shortest_run(lambda amount: rates(speed.shape, amount).batch_tokens, MIN_RUNG_STEPS)
@@ -88,12 +94,14 @@ def design_for(brief: Brief, corpus: Corpus, speed: Speed, *, stretch: float = 1
         max_rungs=int(brief.override.get("rungs", _MOST_RUNGS)),
     )
     shapes = [narrower(speed.shape, width) for width in rung_widths(speed.shape)]
-    cost = functools.partial(_cost_seconds, throughput)
+    fixed = max(float(row.notes["fixed_seconds"]) for row in speed.trials)
+
+    def cost(shape: Shape, tokens: int) -> float:
+        batch = rates(shape, tokens).batch_tokens
+        each = throughput.seconds_per_token(train_flops_per_token(shape), batch)
+        return fixed + each.value * tokens
+
     return design_ladder(shapes, (speed.shape, tokens), cost, rules)
-
-
-def _cost_seconds(throughput: Throughput, shape: Shape, tokens: int) -> float:
-    return throughput.seconds_per_token(train_flops_per_token(shape)).value * tokens
 
 
 def _wall_seconds(brief: Brief) -> float:
@@ -111,16 +119,20 @@ def guess_shape(brief: Brief, corpus: Corpus, flops_per_second: float) -> Shape:
     """The target's shape at 20 tokens a parameter for its share of the time."""
     override = brief.override
     flops = flops_per_second * _wall_seconds(brief) * (1 - brief.budget.ladder_share)
-    params = math.sqrt(flops / (6 * _GUESSED_RATIO))
+    multiplying = min(math.sqrt(flops / (6 * _GUESSED_RATIO)), corpus.tokens / 2)
     layers, heads = override.get("num_layers"), override.get("num_heads")
-    guess = shape_for_params(
-        min(params, corpus.tokens / 2),
-        vocab_size=corpus.vocab_size,
-        context_tokens=int(override.get("context_tokens", 128)),
-        num_layers=int(layers) if layers else None,
-        num_heads=int(heads) if heads else None,
-        tied_head=bool(override.get("tied_head", False)),
-    )
+    params = multiplying
+    for _ in range(3):
+        guess = shape_for_params(
+            params,
+            vocab_size=corpus.vocab_size,
+            context_tokens=int(override.get("context_tokens", 128)),
+            num_layers=int(layers) if layers else None,
+            num_heads=int(heads) if heads else None,
+            tied_head=bool(override.get("tied_head", False)),
+        )
+        # The embedding is a look-up: it costs memory and no FLOPs.
+        params = multiplying + guess.vocab_size * guess.width
     return narrower(guess, int(override["width"])) if "width" in override else guess
 
 

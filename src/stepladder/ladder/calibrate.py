@@ -11,8 +11,8 @@ from stepladder.launch.local import run_plan
 from stepladder.launch.pool import JobFailure, run_many
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.progress import Progress
-from stepladder.records import Derived, Layout, Observation, Plan, Recipe, Shape, to_json
-from stepladder.store import open_artefact, write_json
+from stepladder.records import Derived, Layout, Observation, Plan, Recipe, Run, Shape, from_json, to_json
+from stepladder.store import open_artefact, read_json, write_json
 from stepladder.train.metrics import METRICS_FILE, read_metrics
 
 # The first steps allocate memory and warm caches; the median of the rest is the speed.
@@ -113,8 +113,19 @@ def _observe(plan: Plan, out: Path) -> Observation:
         loss=float("nan"),
         flops=flops * tokens,
         seconds=_step_seconds(out) * plan.steps,
-        notes={"threads": plan.layout.threads, "processes": plan.layout.processes},
+        notes={
+            "threads": plan.layout.threads,
+            "processes": plan.layout.processes,
+            "batch_tokens": plan.recipe.batch_tokens,
+            "fixed_seconds": _fixed_seconds(out),
+        },
     )
+
+
+def _fixed_seconds(out: Path) -> float:
+    """What a run takes beyond its steps: the held-out evaluation, and the first steps' warming up."""
+    seconds = from_json(Run, read_json(out / "run.json")).seconds
+    return max(seconds - _STEPS * _step_seconds(out), 0.0)
 
 
 def _step_seconds(out: Path) -> float:

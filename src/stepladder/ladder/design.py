@@ -22,6 +22,9 @@ from stepladder.units import format_seconds
 _FLOOR, _SIZE, _DATA, _ALPHA, _BETA = 0.50, 0.25, 0.25, 0.35, 0.37
 # Standard deviations of what is known before any run: log of each share, and each exponent.
 _PRIOR_SD = np.array([0.5, 0.7, 0.7, 0.15, 0.15])
+# A rung that lies decades of compute below the target also carries the error of the law's form: residuals of
+# nine rungs of one size, a quarter of the target's width, ran to three times the seeds' noise (docs/log.md).
+_MISFIT_PER_DECADE = 0.007
 # 80 % of a normal distribution lies within 1.2816 standard deviations.
 _Z80 = 1.2816
 
@@ -60,7 +63,7 @@ class DesignRules:
     budget_seconds: float
     largest_flops: float
     min_tokens: int
-    min_tokens_per_param: float = 2.0
+    min_tokens_per_param: float = 1.5
     min_rungs: int = 10
     max_rungs: int = 16
     min_ratio_span: float = 16.0
@@ -77,7 +80,7 @@ def design_ladder(
     """Choose the rungs; the first two are one small run with two seeds (they measure the noise).
 
     Args:
-        shapes: allowed shapes; depth and head count should be the target's.
+        shapes: allowed shapes, the largest last; depth and head count should be the target's.
         target: its shape and tokens.
         cost_seconds: measured seconds of a run on one worker.
         rules: limits; `budget_seconds` counts the seconds of all rungs added up.
@@ -113,7 +116,9 @@ def variance_at_target(rungs: Sequence[Rung], scale: tuple[float, float], noise:
     information = np.diag(_PRIOR_SD**-2.0)
     if rungs:
         rows = _gradients(rungs, scale)
-        information = information + rows.T @ rows / noise**2
+        decades = np.array([math.log10(scale[0] * scale[1] / (rung.params * rung.tokens)) for rung in rungs])
+        variance = noise**2 + (_MISFIT_PER_DECADE * np.maximum(decades, 0.0)) ** 2
+        information = information + rows.T @ (rows / variance[:, None])
     at_target = _gradient(1.0, 1.0)
     return float(at_target @ np.linalg.solve(information, at_target))
 
@@ -135,7 +140,7 @@ def _candidates(shape: Shape, cost_seconds: Callable[[Shape, int], float], rules
 
 def _spread(candidates: Sequence[Rung], rules: DesignRules) -> list[Rung]:
     """The frame that identifies a law: noise pair, dearest runs, and the extremes of tokens per parameter."""
-    cheapest = min(candidates, key=lambda rung: rung.seconds)
+    cheapest = min(candidates, key=_cost)
     chosen = [cheapest, replace(cheapest, seed=rules.seeds[1])]
     lowest = min(candidates, key=_ratio)
     far = [rung for rung in candidates if rung.ratio >= rules.min_ratio_span * lowest.ratio]
@@ -147,11 +152,13 @@ def _spread(candidates: Sequence[Rung], rules: DesignRules) -> list[Rung]:
             next_command="raise [budget] ladder_share in stepladder.toml",
         )
     # The cheapest run that is far enough; dearer ones are bought where they narrow the forecast most.
-    highest = min(far, key=lambda rung: rung.seconds)
+    highest = min(far, key=_cost)
     middle = min(
         candidates, key=lambda rung: abs(math.log(rung.ratio / math.sqrt(lowest.ratio * highest.ratio)))
     )
-    for rung in (lowest, highest, middle):
+    # The largest size must be in the ladder: the target is then extrapolated in its tokens alone.
+    widest = min((rung for rung in candidates if rung.params == candidates[-1].params), key=_cost)
+    for rung in (lowest, highest, middle, widest):
         if rung not in chosen:
             chosen.append(rung)
     return chosen
@@ -190,6 +197,10 @@ def _annotate(chosen: Sequence[Rung], scale: tuple[float, float], rules: DesignR
         for count in range(len(chosen))
     ]
     return tuple(replace(rung, half_width80=width) for rung, width in zip(chosen, widths, strict=True))
+
+
+def _cost(rung: Rung) -> float:
+    return rung.seconds
 
 
 def _ratio(rung: Rung) -> float:

@@ -214,7 +214,7 @@ def _numbers(problem: Problem, best: Candidate, sizes: int, options: ChooseOptio
     flops = train_flops_per_token(shape)
     params = count_params(shape).total
     is_prior = options.loss_source == "prior"
-    each = seconds_per_token(problem, shape, recompute=best.layout.recompute == "full")
+    each = seconds_per_token(problem, shape, recipe.batch_tokens, recompute=best.layout.recompute == "full")
     numbers = {
         "params": _params_number(problem, params, sizes),
         "tokens": _tokens_number(problem, best),

@@ -109,7 +109,16 @@ def candidate_shapes(
 
 def most_tokens(problem: Problem, shape: Shape) -> tuple[float, str]:
     """The longest run of this shape that keeps every limit, and the limit that ends it."""
-    per_token = wall_seconds(problem, exact(1, ""), seconds_per_token(problem, shape, recompute=False))
+    tokens, binds = _longest(problem, shape, math.inf)
+    # The batch, and with it the time of a token, depends on the length that is asked for.
+    for _ in range(4 if math.isfinite(tokens) and problem.throughput.per_step else 0):
+        tokens, binds = _longest(problem, shape, problem.recipe_for(shape, tokens).batch_tokens)
+    return tokens, binds
+
+
+def _longest(problem: Problem, shape: Shape, batch_tokens: float) -> tuple[float, str]:
+    each = seconds_per_token(problem, shape, batch_tokens, recompute=False)
+    per_token = wall_seconds(problem, exact(1, ""), each)
     costs = cost_numbers(per_token, problem.site)
     ends = {"hours": per_token.high / 3600, **{name: costs[name].high for name in LIMITS[1:]}}
     caps = {name: left / ends[name] for name, left in problem.left.items() if ends[name] > 0}
@@ -124,9 +133,9 @@ def most_tokens(problem: Problem, shape: Shape) -> tuple[float, str]:
     return min(caps.get(binds, _MOST_TOKENS), _MOST_TOKENS), binds
 
 
-def seconds_per_token(problem: Problem, shape: Shape, *, recompute: bool) -> Derived:
+def seconds_per_token(problem: Problem, shape: Shape, batch_tokens: float, *, recompute: bool) -> Derived:
     """Forecast of the whole site."""
-    forecast = problem.throughput.seconds_per_token(train_flops_per_token(shape))
+    forecast = problem.throughput.seconds_per_token(train_flops_per_token(shape), batch_tokens)
     if not recompute:
         return forecast
     return times(f"{forecast.how}; x 4/3 for recomputing the forward pass", forecast, scale=_RECOMPUTE)
@@ -148,7 +157,7 @@ def evaluate(problem: Problem, shape: Shape, tokens: float, binds: str) -> Candi
     if layout.recompute == "full" and binds in problem.left:
         steps = max(math.floor(steps / _RECOMPUTE), 1)
     whole = steps * recipe.batch_tokens
-    each = seconds_per_token(problem, shape, recompute=layout.recompute == "full")
+    each = seconds_per_token(problem, shape, recipe.batch_tokens, recompute=layout.recompute == "full")
     seconds = wall_seconds(problem, exact(whole, "tokens"), each)
     return Candidate(
         shape=shape,

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stepladder.records import Plan, Run, to_json
-from stepladder.units import format_bytes, format_count, format_seconds, format_usd
+from stepladder.units import JOULES_PER_KWH, format_bytes, format_count, format_seconds, format_usd
 
 EXIT_RESUME = 75
 
@@ -83,5 +83,6 @@ def run_lines(run: Run) -> list[str]:
     return [
         f"{run.name}: held-out loss {run.heldout_loss:.4f} nats per token, "
         f"{run.heldout_bits_per_byte:.4f} bits per byte",
-        f"took {format_seconds(run.seconds)}, {run.joules / 3.6e6:.3g} kWh, {format_bytes(run.peak_bytes)} peak",
+        f"took {format_seconds(run.seconds)}, {run.joules / JOULES_PER_KWH:.3g} kWh, "
+        f"{format_bytes(run.peak_bytes)} peak",
     ]
