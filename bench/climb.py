@@ -24,7 +24,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     print(
-        "seed  horizon  forecast  measured    error  in 80 %  in 95 %  seconds forecast/measured  in 80 %  wall s"
+        "seed  horizon  forecast  measured    error  in 80 %  in 95 %  seconds forecast/measured  in 80 %"
+        "  wall s"
     )
     errors, held = [], 0
     for seed in options.seeds:
@@ -35,7 +36,8 @@ def main() -> int:
         print(
             f"{seed:4d}  {row['forecast']['horizon']:6.2f}x  {loss['forecast']['value']:8.4f}  "
             f"{loss['outcome']:8.4f}  {loss['relative_error']:+7.2%}  {yes(inside(loss, '80')):>7}  "
-            f"{yes(inside(loss, '95')):>7}  {seconds['forecast']['value']:12.0f} / {seconds['outcome']:<10.0f}  "
+            f"{yes(inside(loss, '95')):>7}  "
+            f"{seconds['forecast']['value']:12.0f} / {seconds['outcome']:<10.0f}  "
             f"{yes(inside(seconds, '80')):>7}  {row['wall']:6.0f}",
             flush=True,
         )

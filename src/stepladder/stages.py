@@ -13,8 +13,8 @@ from pathlib import Path
 
 from stepladder import __version__
 from stepladder.data.options import CorpusOptions
-from stepladder.data.prepare import prepare_corpus
-from stepladder.errors import PlanError
+from stepladder.data.prepare import load_corpus, prepare_corpus
+from stepladder.errors import FingerprintError, PlanError, StoreError
 from stepladder.eval.table import TaskTable, task_table
 from stepladder.ladder.budget import HORIZON, PACKING, Speed, design_for, measure_speed
 from stepladder.ladder.calibrate import Bench
@@ -25,7 +25,7 @@ from stepladder.launch.local import run_plan
 from stepladder.laws.estimate import FitOptions
 from stepladder.laws.fit import fit_law
 from stepladder.laws.intervals import forecast
-from stepladder.laws.registry import freeze, write_forecasts
+from stepladder.laws.registry import freeze, is_intact, write_forecasts
 from stepladder.laws.score import score
 from stepladder.laws.table import read_observations
 from stepladder.models.count import count_params, train_flops_per_token
@@ -57,6 +57,7 @@ from stepladder.tune.tasks import read_task
 from stepladder.units import format_count, format_seconds
 
 LOSS_UNIT = "bits_per_byte"
+BRIEF_FILE = "brief.json"
 # [data] tasks names files, or with this prefix a labelled set that `stepladder tune` knows.
 EXAMPLE = "example:"
 # Irreducible loss of text before any run: Shannon (1951) bounded English by 0.6 and 1.3 bits a letter with
@@ -111,6 +112,8 @@ def open_climb(climb: Climb) -> Machine:
     # half-way: what was bought with the old one stays.
     fields = {key: value[key] for key in ("name", "objective", "hardware", "goal", "override")}
     open_artefact(climb.folder, fields, next_command="stepladder climb --out ANOTHER_FOLDER")
+    if not (climb.folder / BRIEF_FILE).exists():
+        write_json(climb.folder / BRIEF_FILE, value)
     path = climb.folder / "machine.json"
     if not path.exists():
         write_json(path, to_json(measure_machine(rates="cached", folder=climb.folder)))
@@ -127,7 +130,19 @@ def prepare(climb: Climb) -> Corpus:
         dedup_jaccard=climb.override("dedup_jaccard", CorpusOptions().dedup_jaccard),
         max_bytes=int(climb.override("max_input_bytes", 0)),
     )
-    corpus = prepare_corpus(brief.data.sources, climb.folder / "corpus", options, quiet=climb.quiet)
+    folder = climb.folder / "corpus"
+    try:
+        corpus = prepare_corpus(brief.data.sources, folder, options, quiet=climb.quiet)
+    except FingerprintError:
+        # The same sources may hold other text by now (a package was installed): a climb keeps its corpus.
+        asked = read_json(climb.folder / BRIEF_FILE)["data"]["sources"]
+        if asked != list(brief.data.sources) or not (folder / "corpus.json").exists():
+            raise
+        corpus = load_corpus(folder)
+        climb.say(
+            "data",
+            "the text of the sources has changed since; this climb keeps the corpus that it began with",
+        )
     climb.say(
         "data",
         f"{format_count(corpus.tokens)} tokens from {corpus.kept_documents:,} of "
@@ -138,11 +153,10 @@ def prepare(climb: Climb) -> Corpus:
 
 def calibrate(climb: Climb, machine: Machine, corpus: Corpus) -> Speed:
     """A few dozen steps of real training for the speed of sizes and layouts → calibration/."""
-    folder = climb.folder / "calibration"
-    path = folder / "speed.json"
+    path = climb.folder / "calibration" / "speed.json"
     if not path.exists():
         bench = Bench(
-            folder=folder,
+            folder=path.parent,
             corpus="../../corpus",
             corpus_fingerprint=corpus.fingerprint,
             quiet=climb.quiet,
@@ -188,6 +202,8 @@ def learn(climb: Climb, observations: Sequence[Observation]) -> Law:
     law = from_json(Law, read_json(path))
     terms = ", ".join(f"{name} {value:.3g}" for name, value in law.terms.items())
     climb.say("law", f"{terms}" + (f"; REFUSED: {law.refusal}" if law.refusal else ""))
+    for warning in law.warnings:
+        climb.say("", f"warning: {warning}")
     return law
 
 
@@ -202,10 +218,8 @@ def decide(
     """Choose the target and freeze the forecast before it starts → plan.json, forecast.json."""
     plan_path, path = climb.folder / "plan.json", climb.folder / "forecast.json"
     if not path.exists():
-        brief = climb.brief
-        brief = replace(
-            brief, override={"horizon": HORIZON, **brief.override}, goal=_within_ladder(climb, observations)
-        )
+        override = {"horizon": HORIZON, **climb.brief.override}
+        brief = replace(climb.brief, override=override, goal=_within_ladder(climb, observations))
         options = ChooseOptions(
             corpus_folder="corpus",
             loss_unit=LOSS_UNIT.replace("_", " "),
@@ -225,15 +239,16 @@ def decide(
             options,
         )
         write_json(plan_path, to_json(plan))
-        count = count_params(plan.shape)
-        size = count.nonembed if law.size_column == "nonembed_params" else count.total
-        said = forecast(law, float(size), float(plan.tokens), run=plan.name)
         largest = max(row.flops for row in usable(observations))
-        costs = {name: _interval(plan.numbers[name]) for name in ("seconds", "usd", "kwh", "kg_co2e")}
-        said = replace(said, costs=costs, horizon=train_flops_per_token(plan.shape) * plan.tokens / largest)
-        write_forecasts(path, [freeze(said)], law=law.fingerprint, stepladder=__version__)
+        write_forecasts(path, [_freeze(plan, law, largest)], law=law.fingerprint, stepladder=__version__)
     plan = from_json(Plan, read_json(plan_path))
     said = from_json(Forecast, read_json(path)["forecasts"][0])
+    if not is_intact(said):
+        raise StoreError(
+            f"{path} was changed after it was frozen",
+            got=f"fingerprint {said.fingerprint}",
+            next_command=f"mv {path} {path}.changed   (the forecast is then made again)",
+        )
     seconds = said.costs["seconds"]
     climb.say(
         "plan",
@@ -310,9 +325,9 @@ def adapt(climb: Climb, run: Run) -> list[TaskTable]:
 
 def hand_over(climb: Climb, run: Run) -> Path | None:
     """Write the target for transformers → export/."""
+    folder = climb.folder / "export"
     if run.status != "ok":
         return None
-    folder = climb.folder / "export"
     if not (folder / "config.json").exists():
         export_folder(climb.folder / "target@1", folder, climb.folder / "corpus")
     climb.say("export", f"{folder} (transformers loads it)")
@@ -324,6 +339,16 @@ def write_report(climb: Climb) -> Report:
     report = build_report(climb.folder)
     climb.say("report", report.path)
     return report
+
+
+def _freeze(plan: Plan, law: Law, largest_flops: float) -> Forecast:
+    """Loss and costs of the plan, stamped."""
+    count = count_params(plan.shape)
+    size = count.nonembed if law.size_column == "nonembed_params" else count.total
+    said = forecast(law, float(size), float(plan.tokens), run=plan.name)
+    costs = {name: _interval(plan.numbers[name]) for name in ("seconds", "usd", "kwh", "kg_co2e")}
+    horizon = train_flops_per_token(plan.shape) * plan.tokens / largest_flops
+    return freeze(replace(said, costs=costs, horizon=horizon))
 
 
 def _within_ladder(climb: Climb, observations: Sequence[Observation]) -> GoalBrief:

@@ -291,7 +291,18 @@ def test_registry_errors(tmp_path, law):
         calibrate([])
 
 
+def test_a_transition_inside_the_ladder_widens_the_interval(law):
+    rows = [replace(row, notes={"in_context_score": (i - 6.5) / 100}) for i, row in enumerate(runs())]
+    crossing = fit_law(read_observations(rows))
+    narrow, wide = forecast(law, *TARGET).loss, forecast(crossing, *TARGET).loss
+    assert wide.value == pytest.approx(narrow.value)
+    assert wide.high80 / wide.low80 > narrow.high80 / narrow.low80
+    assert from_json(Law, to_json(crossing)).spread["transition"] is True
+
+
 def test_components_are_the_sources_of_the_width(law):
     parts = components(law, *TARGET)
-    assert set(parts) == {"log_loss", "horizon", "draws", "rivals", "rollout", "bias", "noise"}
+    sources = {"draws", "rivals", "rollout", "bias", "noise", "transition"}
+    assert set(parts) == {"log_loss", "horizon"} | sources
+    assert parts["transition"] == 0
     assert all(parts[name] > 0 for name in ("draws", "rivals", "rollout", "noise"))

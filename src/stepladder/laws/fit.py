@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stepladder.errors import LawError
-from stepladder.laws.diagnose import diagnose, refuse, replicate_noise
+from stepladder.laws.diagnose import diagnose, refuse, replicate_noise, transition_inside
 from stepladder.laws.estimate import (
     MILD_POWER,
     Estimate,
@@ -55,7 +55,10 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
         points=len(table),
         largest_flops=float(6 * np.max(size * table.tokens)),
         quality=_quality(fitted, rolled, draws) | {"replicate_sigma": replicate_noise(table)[0]},
-        spread=_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
+        spread={
+            **_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
+            "transition": transition_inside(table),
+        },
     )
     law = replace(law, warnings=diagnose(law, table, fitted, rolled), refusal=refuse(law, table, fitted))
     return replace(law, fingerprint=fingerprint({"law": _stable(law), "options": str(options)}))

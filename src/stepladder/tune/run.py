@@ -41,7 +41,7 @@ class TuneOptions:
     seeds: int = 1
     epochs: int = 4
     batch_examples: int = 32
-    rate: float = 0.5
+    rate: float = 1.0
     weight_decay: float = 0.1
     pool: Literal["mean", "last"] = "mean"
     patience: int = 4

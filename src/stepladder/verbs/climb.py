@@ -38,10 +38,20 @@ def climb(
     if not yes and (limits.get("hours", 0) > _ASK_HOURS or limits.get("usd", 0) > _ASK_USD):
         print(f"this may cost {told}; start it with --yes", file=sys.stderr)
         return 2
+    keep_brief(brief, folder)
     summit = run_climb(Climb(brief=loaded, folder=folder, quiet=json_))
     if json_:
         print(json.dumps(summary(summit)))
     return 0
+
+
+def keep_brief(brief: Path, folder: Path) -> None:
+    """Leave a copy of the brief in the climb's folder, for its report."""
+    from stepladder.store import write_text
+
+    copy = folder / "stepladder.toml"
+    if not copy.exists():
+        write_text(copy, brief.read_text(encoding="utf-8"))
 
 
 def summary(summit: object) -> dict[str, object]:

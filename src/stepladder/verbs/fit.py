@@ -1,7 +1,6 @@
 """`stepladder fit`: a CSV of runs in; a law, and forecasts of targets, out."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,9 +27,6 @@ def fit(
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Fit a scaling law to runs, ours or yours, and forecast runs that were not made yet."""
-    # Before numpy is loaded: its matrices here are small, and two BLAS threads waiting for each other take
-    # 1.9 s where one takes 0.65 s (240 runs, 2 cores).
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from stepladder.laws.estimate import FitOptions
     from stepladder.laws.fit import fit_law
     from stepladder.laws.intervals import forecast, target_warnings

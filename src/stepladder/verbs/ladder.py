@@ -23,9 +23,11 @@ def ladder(
     from stepladder.ladder.budget import design_for
     from stepladder.ladder.collect import usable
     from stepladder.records import observations_to_columns
+    from stepladder.verbs.climb import keep_brief
 
     loaded = load_brief(brief)
     climb = stages.Climb(brief=loaded, folder=out or Path("climbs") / loaded.name, quiet=json_)
+    keep_brief(brief, climb.folder)
     machine = stages.open_climb(climb)
     corpus = stages.prepare(climb)
     speed = stages.calibrate(climb, machine, corpus)

@@ -26,7 +26,7 @@ def tune(
     ] = None,
     seeds: Annotated[int, Parameter(help="Runs of each method.")] = 1,
     epochs: Annotated[int, Parameter(help="Passes over the training examples, at most.")] = 4,
-    rate: Annotated[float, Parameter(help="Learning rates against those of a run from scratch.")] = 0.5,
+    rate: Annotated[float, Parameter(help="Learning rates against those of a run from scratch.")] = 1.0,
     examples: Annotated[int, Parameter(help="Use at most this many examples (0: all).")] = 0,
     workers: Annotated[int, Parameter(help="Processes side by side (0: one a core).")] = 0,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,

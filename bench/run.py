@@ -1,0 +1,32 @@
+"""Nothing in; every benchmark that needs no GPU, one after the other, printed as it runs, out.
+
+    make bench
+
+The figures of the last runs, with date and machine, are kept in bench/README.md and bench/laws/README.md.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).parent
+COMMANDS = (
+    ("the solver against restarts of scipy", ["laws/solver.py", "1024"]),
+    ("ladders with a known truth", ["laws/synthetic.py", "4"]),
+    ("hold-outs of public sets (needs the reference data)", ["laws/holdout.py"]),
+    ("speed of the loop's parts against plain PyTorch", ["train_step.py"]),
+    ("three whole climbs (twenty minutes)", ["climb.py", "--out", "climbs"]),
+)
+
+
+def main() -> int:
+    """Run all; the exit code counts the benchmarks that failed."""
+    failed = 0
+    for title, words in COMMANDS:
+        print(f"\n== {title}: python bench/{' '.join(words)}", flush=True)
+        failed += subprocess.run([sys.executable, str(BENCH / words[0]), *words[1:]]).returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
