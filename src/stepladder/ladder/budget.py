@@ -1,6 +1,7 @@
 """A brief, a corpus and this machine in; measured speed, and the rungs that the budget pays for, out."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from stepladder.errors import PlanError
@@ -23,6 +24,8 @@ _MOST_RUNGS = 16
 # Widths of the rungs as shares of the guessed target's.
 # Widths below two fifths of the target's left the law of the others by 1 % (docs/log.md).
 _RUNG_WIDTHS = (0.4, 0.55, 0.75, 1.0)
+# Narrower ones join where the ratios of tokens to parameters would not span enough without them.
+_NARROWER = (0.3, 0.2)
 # A plan keeps its time with a probability of 90 %, so that it has fewer tokens than the mean speed allows.
 _KEPT_SHARE = 0.85
 # A target ran 8 % slower to 13 % faster than its rungs' speed minutes before (docs/log.md): 80 % of the time.
@@ -95,7 +98,7 @@ def design_for(brief: Brief, corpus: Corpus, speed: Speed, *, stretch: float = 1
         min_tokens=int(brief.override.get("rung_tokens", shortest)),
         max_rungs=int(brief.override.get("rungs", _MOST_RUNGS)),
     )
-    shapes = [narrower(speed.shape, width) for width in rung_widths(speed.shape)]
+    shapes = _rung_shapes(speed.shape, rules)
     fixed = max(float(row.notes["fixed_seconds"]) for row in speed.trials)
 
     def cost(shape: Shape, tokens: int) -> float:
@@ -138,10 +141,25 @@ def guess_shape(brief: Brief, corpus: Corpus, flops_per_second: float) -> Shape:
     return narrower(guess, int(override["width"])) if "width" in override else guess
 
 
-def rung_widths(guess: Shape) -> list[int]:
+def rung_widths(guess: Shape, shares: Sequence[float] = _RUNG_WIDTHS) -> list[int]:
     """Widths of the rungs: multiples of 8 that the target's heads divide into even parts."""
     unit = math.lcm(8, 2 * guess.num_heads)
-    return sorted({max(round(guess.width * share / unit), 1) * unit for share in _RUNG_WIDTHS})
+    return sorted({max(round(guess.width * share / unit), 1) * unit for share in shares})
+
+
+def _rung_shapes(guess: Shape, rules: DesignRules) -> list[Shape]:
+    """Shapes whose longest and shortest runs span the ratios that the rules ask for, as far as they can."""
+    shares: tuple[float, ...] = _RUNG_WIDTHS
+    for more in (*_NARROWER, None):
+        shapes = [narrower(guess, width) for width in rung_widths(guess, shares)]
+        counts = [count_params(shape).total for shape in shapes]
+        highest = rules.largest_flops / train_flops_per_token(shapes[0]) / counts[0]
+        lowest = min(max(rules.min_tokens / count, rules.min_tokens_per_param) for count in counts)
+        # Candidates are a factor of root two apart: some room for the nearest one.
+        if more is None or highest >= 1.5 * rules.min_ratio_span * lowest:
+            break
+        shares = (more, *shares)
+    return shapes
 
 
 def _assumed_flops_per_second(machine: Machine) -> float:

@@ -41,7 +41,7 @@ _QUICK = {
     "hours": "0.012",
     "share": "0.6",
     "max_bytes": "6_000_000",
-    "more": "horizon = 4\nrungs = 10\nrung_tokens = 60_000\n",
+    "more": "horizon = 2\nrungs = 10\nrung_tokens = 60_000\n",
 }
 
 
