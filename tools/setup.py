@@ -6,6 +6,7 @@ several gigabytes to a machine without a GPU.
 """
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -18,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCH_PIN = "2.13.0"
 # PyTorch's own index of CPU wheels: used only when the configured index offers no small CPU wheel.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# A CUDA build on Linux is above 500 MB with its libraries as dependencies; the CPU wheel is below 250 MB.
 EXTRAS, GROUPS = "train,ui", ("dev",)
 PIP_FOR_GROUPS = (25, 1)
 
@@ -97,7 +97,10 @@ def offers_cpu_wheel(python: str) -> bool:
     """Whether installing the pinned torch would bring no CUDA libraries (asked of pip without installing)."""
     command = [python, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", f"torch=={TORCH_PIN}"]
     answer = subprocess.run(command, capture_output=True, text=True)
-    return answer.returncode == 0 and "nvidia-" not in answer.stdout and "cuda-" not in answer.stdout
+    if answer.returncode:
+        return False
+    names = [item["metadata"]["name"].lower() for item in json.loads(answer.stdout)["install"]]
+    return not any(name.startswith(("nvidia", "cuda", "triton")) for name in names)
 
 
 def pip(python: str, *words: str) -> None:
