@@ -24,8 +24,8 @@ _MOST_RUNGS = 16
 # Widths of the rungs as shares of the guessed target's.
 # Widths below two fifths of the target's left the law of the others by 1 % (docs/log.md).
 _RUNG_WIDTHS = (0.4, 0.55, 0.75, 1.0)
-# Narrower ones join only where the ratios of tokens to parameters would not span enough without them: a ladder
-# with six of ten rungs at 0.3 was 2.7 % too high (docs/log.md).
+# Narrower ones join only where the ratios of tokens to parameters would not span enough without them: a
+# ladder with six of ten rungs at 0.3 was 2.7 % too high (docs/log.md).
 _NARROWER = (0.3, 0.2)
 # A target ran 8 % slower to 13 % faster than its rungs' speed minutes before (docs/log.md): 80 % of the time.
 _DRIFT = 1.15
