@@ -11,7 +11,7 @@ _HOURS = 0.25
 _MEANING = {
     "sources": "files, folders, globs, or text that came with Python: python:prose, python:code",
     "held_out": "never trained on",
-    "tasks": "labelled examples for fine-tuning, as JSON lines",
+    "tasks": "labelled examples for fine-tuning, as JSON lines, or a known set such as example:text-kind",
     "device": "this machine, or an id of the catalogue, as h100-sxm or rtx-4090",
     "count": "devices in each node",
     "nodes": "machines",
