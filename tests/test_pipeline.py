@@ -98,14 +98,12 @@ def test_the_ladder_can_identify_a_law(climbed: tuple[Path, str]) -> None:
 def test_a_second_run_says_that_all_is_done_and_trains_nothing(climbed: tuple[Path, str]) -> None:
     folder, first = climbed
     before = files(folder)
-    started = time.monotonic()
     again = demo(folder)
     assert "everything was done already" in again.stdout
     told = [line for line in first.splitlines() if line.startswith("score")]
     assert told == [line for line in again.stdout.splitlines() if line.startswith("score")]
     changed = {name for name, stamp in files(folder).items() if before.get(name) != stamp}
     assert not {name for name in changed if name.startswith(("corpus/", "ladder/r", "target@1/", "export/"))}
-    assert time.monotonic() - started < 60
 
 
 def test_the_export_loads_without_custom_code(climbed: tuple[Path, str]) -> None:
