@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from stepladder.errors import LawError
-from stepladder.laws.diagnose import curvature, replicate_noise
-from stepladder.laws.estimate import FitOptions, fit_form, neighbour_agreement
+from stepladder.laws.diagnose import curvature
+from stepladder.laws.estimate import FitOptions, fit_form, neighbour_agreement, replicate_noise
 from stepladder.laws.fit import fit_law
 from stepladder.laws.forms import FORMS, form_named, predict
 from stepladder.laws.intervals import components, forecast, target_warnings

@@ -27,8 +27,8 @@ def ladder(noise=0.0, points=16, seed=0):
 
 
 def problem(form, table, weight=None):
-    columns = columns_of(table.params, table, 0.25)
-    matrix = design(form, columns.log_n, columns.log_d)
+    columns = columns_of(form, table.params, table, 0.25)
+    matrix = design(form, columns.centred)
     weight = columns.weight[None] if weight is None else weight
     data = Data(log_loss=columns.log_loss[None], weight=weight, delta=0.004, sigma=0.005)
     return TermsProblem(
@@ -101,7 +101,7 @@ def test_pinned_floor_stays():
 
 def test_one_broken_run_hardly_moves_the_fit():
     table = ladder(0.003, points=20)
-    columns = columns_of(table.params, table, 0.25)
+    columns = columns_of(FORMS["chinchilla"], table.params, table, 0.25)
     clean = estimate(FORMS["chinchilla"], columns, FitOptions())
     broken = columns.log_loss.copy()
     broken[7] += 0.4

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepladder.errors import LawError
-from stepladder.laws.table import MAX_POINTS, read_observations, read_targets
+from stepladder.laws.table import MAX_POINTS, read_observations
+from stepladder.laws.targets import read_targets
 from stepladder.records import Observation
 
 GOOD = "params,tokens,loss\n1e6,2e7,3.5\n2e6,4e7,3.2\n"

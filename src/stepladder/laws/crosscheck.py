@@ -89,8 +89,8 @@ def akima(x: Array, y: Array, at: Array) -> Array:
 def least_squares(form_name: str, table: Table) -> dict[str, float]:
     """Constants by plain least squares on the loss itself, as Gadre et al., arXiv:2403.08540, section 2.2."""
     form: Form = form_named(form_name)
-    columns = columns_of(table.params, table, 0.0)
-    matrix = design(form, columns.log_n, columns.log_d)
+    columns = columns_of(form, table.params, table, 0.0)
+    matrix = design(form, columns.centred)
 
     def loss_and_slope(theta: Array) -> tuple[Array, Array]:
         terms = np.exp(np.einsum("bp,knp->bkn", theta, matrix))

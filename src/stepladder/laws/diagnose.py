@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from stepladder.laws.estimate import Estimate, neighbour_agreement, with_rows
+from stepladder.laws.estimate import Estimate, neighbour_agreement, replicate_noise, with_rows
+from stepladder.laws.forms import Extra
 from stepladder.laws.intervals import components
 from stepladder.laws.nextrun import next_run
 from stepladder.laws.rollout import Rollout
@@ -23,7 +25,8 @@ _BITS = math.log(1 / math.log(2))
 
 def diagnose(law: Law, table: Table, fitted: Estimate, rolled: Rollout) -> tuple[str, ...]:
     """Every warning that applies, each with the number that caused it."""
-    return (*_about_fit(law, fitted, rolled), *_about_runs(table, fitted))
+    extra = dearest_extra(table, fitted)
+    return (*_about_fit(law, fitted, rolled, extra), *_about_runs(table, fitted))
 
 
 def refuse(law: Law, table: Table, fitted: Estimate) -> str:
@@ -32,18 +35,20 @@ def refuse(law: Law, table: Table, fitted: Estimate) -> str:
     ratio = table.tokens / table.params
     span = float(ratio.max() / ratio.min())
     size, data = tenfold_target(table, law)
-    needs_both = {"alpha", "beta"} <= set(law.terms) or law.form in ("chinchilla-tied", "gadre")
+    extra = dearest_extra(table, fitted)
+    columns = {name for term in fitted.form.terms for power in term.powers.values() for name in power}
+    needs_both = {"N", "D"} <= columns and len(fitted.form.terms) > 2
     if len(table) < least:
         return (
             f"{law.points} runs cannot determine {len(fitted.theta)} constants and show their own error: "
-            f"{least} or more are needed; {next_run(law, size, data).text}"
+            f"{least} or more are needed; {next_run(law, size, data, extra).text}"
         )
     for name, values in (("size", table.params), ("length", table.tokens)):
         if needs_both and values.max() < LEAST_RATIO_SPAN * values.min():
             return (
                 f"all runs have nearly one {name} ({format_count(float(values.min()))} to "
                 f"{format_count(float(values.max()))}): its effect is unknown; "
-                f"{next_run(law, size, data).text}"
+                f"{next_run(law, size, data, extra).text}"
             )
     if needs_both and span < LEAST_RATIO_SPAN:
         params = float(table.params.min())
@@ -57,14 +62,14 @@ def refuse(law: Law, table: Table, fitted: Estimate) -> str:
     if score > _bend_limit(len(table)) and bend > 3 * law.quality["sigma"]:
         return (
             f"the residuals curve towards the target ({bend:.1%} at ten times the compute, {score:.1f} "
-            f"standard errors): the law does not hold; {next_run(law, size, data).text}"
+            f"standard errors): the law does not hold; {next_run(law, size, data, extra).text}"
         )
     low, high = law.quality.get("E_low80", 1.0), law.quality.get("E_high80", 1.0)
-    draws = components(law, size, data)["draws"]
+    draws = components(law, size, data, extra)["draws"]
     if draws > 0.06 and high > 4 * max(low, 1e-12):
         return (
             f"the floor E is not identified (80 % interval {low:.3g} to {high:.3g}) and the forecast of a "
-            f"run of ten times the compute scatters by {draws:.1%}; {next_run(law, size, data).text}"
+            f"run of ten times the compute scatters by {draws:.1%}; {next_run(law, size, data, extra).text}"
         )
     return ""
 
@@ -74,21 +79,18 @@ def _bend_limit(points: int) -> float:
     return 4.0 + 20.0 / max(points - 3, 1)
 
 
-def replicate_noise(table: Table) -> tuple[float, int]:
-    """Standard deviation of log-loss among runs of one size and length, and its degrees of freedom."""
-    groups: dict[tuple[float, float], list[float]] = {}
-    for params, tokens, loss in zip(table.params, table.tokens, table.loss, strict=True):
-        groups.setdefault((float(params), float(tokens)), []).append(math.log(loss))
-    squares = sum(float(np.var(group)) * len(group) for group in groups.values())
-    freedom = len(table) - len(groups)
-    return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
-
-
 def tenfold_target(table: Table, law: Law) -> tuple[float, float]:
     """Size and tokens of a run of ten times the largest compute at the runs' median ratio."""
     ratio = float(np.median(table.tokens / table.params))
     params = math.sqrt(10 * law.largest_flops / 6 / ratio)
     return params, params * ratio
+
+
+def dearest_extra(table: Table, fitted: Estimate) -> dict[str, list[Any]]:
+    """What the form reads beside size and tokens, as the dearest run has it."""
+    if not fitted.form.needs:
+        return {}
+    return {fitted.form.needs: [table.extra[fitted.form.needs][int(np.argmax(table.params * table.tokens))]]}
 
 
 def curvature(fitted: Estimate) -> tuple[float, float]:
@@ -116,7 +118,7 @@ def curvature(fitted: Estimate) -> tuple[float, float]:
     return abs(bend), abs(float(coefficients[0])) / error
 
 
-def _about_fit(law: Law, fitted: Estimate, rolled: Rollout) -> Iterator[str]:
+def _about_fit(law: Law, fitted: Estimate, rolled: Rollout, extra: Extra) -> Iterator[str]:
     quality = law.quality
     if not fitted.certified:
         yield (
@@ -139,7 +141,7 @@ def _about_fit(law: Law, fitted: Estimate, rolled: Rollout) -> Iterator[str]:
         size = law.largest_flops * 10
         ratio = math.exp(fitted.columns.centre[1] - fitted.columns.centre[0])
         params = math.sqrt(size / 6 / ratio)
-        parts = components(law, params, params * ratio)
+        parts = components(law, params, params * ratio, extra)
         own = math.hypot(parts["draws"], parts["noise"])
         if max(own, parts["rollout"]) > 3 * min(own, parts["rollout"]):
             yield (

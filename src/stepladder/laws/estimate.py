@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stepladder.errors import LawError
-from stepladder.laws.forms import Form, design
+from stepladder.laws.forms import Form, columns_at, design
 from stepladder.laws.solve import Array, Data, Prior, TermsProblem, minimise
 from stepladder.laws.table import Table
 
@@ -49,16 +49,44 @@ class FitOptions:
     seed: int = 0
 
 
+def parse_floor(text: str) -> tuple[float, ...]:
+    """`FitOptions.floor` of "1.7" (pinned) or "1.7:0.1" (relative standard deviation); () of "".
+
+    Raises:
+        LawError: not one or two numbers above zero.
+    """
+    try:
+        values = tuple(float(item) for item in text.split(":")) if text else ()
+        if len(values) <= 2 and all(0 < item < np.inf for item in values):
+            return values if len(values) != 1 else (values[0], 0.0)
+    except ValueError:
+        pass
+    raise LawError(
+        "not a floor of the loss", got=repr(text), allowed="E, or E:relative deviation, as 1.7:0.1"
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """What a form is fitted to: logs centred on `centre`; weight (mean 1) grows as C^power."""
+    """What a form is fitted to: its columns (c, n), log N and log D first, centred on `centre`; weight (mean
+    1) grows as C^power. `usual_sigma` is the noise of a run that is expected before the residuals speak."""
 
-    log_n: Array
-    log_d: Array
+    centred: Array
     log_loss: Array
     weight: Array
-    centre: tuple[float, float]
+    centre: tuple[float, ...]
     power: float = 0.0
+    usual_sigma: float = 0.005
+
+    @property
+    def log_n(self) -> Array:
+        """Centred log of the size."""
+        return self.centred[0]
+
+    @property
+    def log_d(self) -> Array:
+        """Centred log of the tokens."""
+        return self.centred[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,20 +119,40 @@ class Estimate:
         return self.agreeing >= 3
 
 
-def columns_of(size: Array, table: Table, power: float) -> Columns:
-    """Centre the logs and weight towards large compute."""
-    log_n, log_d = np.log(size), np.log(table.tokens)
-    centre = (float(log_n.mean()), float(log_d.mean()))
-    compute = log_n + log_d
-    weight = table.weight * np.exp(power * (compute - compute.max()))
+def columns_of(form: Form, size: Array, table: Table, power: float) -> Columns:
+    """Centre the form's columns and weight towards large compute."""
+    middle = (float(np.log(size).mean()), float(np.log(table.tokens).mean()))
+    raw = columns_at(form, size, table.tokens, table.extra, middle)
+    centre = raw.mean(axis=1)
+    # Replicates speak for the noise beside what is usual, which counts as one.
+    seeds, freedom = replicate_noise(table)
+    squares = _USUAL_SIGMA**2 + (freedom * seeds**2 if freedom else 0.0)
     return Columns(
-        log_n=log_n - centre[0],
-        log_d=log_d - centre[1],
+        centred=raw - centre[:, None],
         log_loss=np.log(table.loss),
-        weight=weight / weight.mean(),
-        centre=centre,
+        weight=weights_of(size, table, power),
+        centre=tuple(float(item) for item in centre),
         power=power,
+        usual_sigma=float(np.sqrt(squares / (1 + freedom))),
     )
+
+
+def weights_of(size: Array, table: Table, power: float) -> Array:
+    """Weights of the runs, with mean 1, growing as C^power."""
+    compute = np.log(size) + np.log(table.tokens)
+    weight = table.weight * np.exp(power * (compute - compute.max()))
+    return weight / weight.mean()
+
+
+def replicate_noise(table: Table) -> tuple[float, int]:
+    """Standard deviation of log-loss among runs alike but for their seeds, and its degrees of freedom."""
+    groups: dict[tuple[object, ...], list[float]] = {}
+    same = [table.extra[name] for name in ("corpus", "experts") if name in table.extra]
+    for params, tokens, loss, *others in zip(table.params, table.tokens, table.loss, *same, strict=True):
+        groups.setdefault((float(params), float(tokens), *others), []).append(float(np.log(loss)))
+    squares = sum(float(np.var(group)) * len(group) for group in groups.values())
+    freedom = len(table) - len(groups)
+    return (float(np.sqrt(squares / freedom)) if freedom else float("nan")), freedom
 
 
 def size_of(table: Table, name: str) -> Array:
@@ -126,11 +174,11 @@ def fit_form(form: Form, table: Table, options: FitOptions) -> Estimate:
     size = size_of(table, options.size)
     power = 0.0 if options.method == "plain" else options.weight_power
     if power is not None:
-        return estimate(form, columns_of(size, table, power), options)
-    first = estimate(form, columns_of(size, table, MILD_POWER), options)
+        return estimate(form, columns_of(form, size, table, power), options)
+    first = estimate(form, columns_of(form, size, table, MILD_POWER), options)
     if not is_bent(first):
         return first
-    return estimate(form, columns_of(size, table, steep_power(size, table)), options)
+    return estimate(form, columns_of(form, size, table, steep_power(size, table)), options)
 
 
 def steep_power(size: Array, table: Table) -> float:
@@ -138,7 +186,7 @@ def steep_power(size: Array, table: Table) -> float:
     power = STEEP_POWER
     least = min(0.8 * len(table), _LEAST_EFFECTIVE)
     while power > MILD_POWER:
-        weight = columns_of(size, table, power).weight
+        weight = weights_of(size, table, power)
         if weight.sum() ** 2 / np.sum(weight**2) >= least:
             break
         power -= 0.125
@@ -179,8 +227,8 @@ def estimate(form: Form, columns: Columns, options: FitOptions) -> Estimate:
         delta = options.delta or HUBER_DELTA
         data = Data(log_loss=columns.log_loss[None], weight=columns.weight[None], delta=delta)
         return _solve(form, columns, options, data)
-    everything = start_points(form, columns, design(form, columns.log_n, columns.log_d), options)
-    sigma, starts = _USUAL_SIGMA, everything[:8]
+    everything = start_points(form, columns, design(form, columns.centred), options)
+    sigma, starts = columns.usual_sigma, everything[:8]
     for last in (False, False, True):
         data = Data(
             log_loss=columns.log_loss[None],
@@ -213,7 +261,7 @@ def noise(fitted: Estimate, *, local: bool = False) -> float:
     freedom = max(effective - _used(fitted, len(fitted.theta)), 0.0)
     squares = effective * float(np.average(clipped**2, weights=weight))
     # As if one more run had been seen at the usual scatter: a fit through all its points has no noise left.
-    return max(float(np.sqrt((squares + _USUAL_SIGMA**2) / (freedom + 1.0))), _LEAST_SIGMA)
+    return max(float(np.sqrt((squares + fitted.columns.usual_sigma**2) / (freedom + 1.0))), _LEAST_SIGMA)
 
 
 def _used(fitted: Estimate, p: int) -> float:
@@ -246,7 +294,7 @@ def _solve(
     starts: Array | None = None,
     steps: int = 200,
 ) -> Estimate:
-    matrix = design(form, columns.log_n, columns.log_d)
+    matrix = design(form, columns.centred)
     problem = TermsProblem(
         design=matrix,
         offset=np.zeros(matrix.shape[:2]),
@@ -280,8 +328,12 @@ def start_points(form: Form, columns: Columns, matrix_KnP: Array, options: FitOp
     K, _, p = matrix_KnP.shape
     draws = p - K
     rng = np.random.default_rng(options.seed)
-    low, high = np.array([m for m, _ in form.exponents.values()]) / 5, 1.2
+    mean, spread = (np.array(item) for item in zip(*form.exponents.values(), strict=True))
+    plain = mean > 0.04
+    low, high = np.where(plain, mean, 1.0) / 5, 1.2
     exponents = np.exp(rng.uniform(np.log(low), np.log(high), (options.starts, draws)))
+    # Corrections (bends, ratios of corpora) start near none.
+    exponents = np.where(plain, exponents, mean + spread * rng.normal(size=exponents.shape) / 4)
     basis_BKn = np.exp(np.einsum("be,kne->bkn", exponents, matrix_KnP[:, :, K:]) - columns.log_loss)
     weight = columns.weight
     gram = np.einsum("bkn,bjn,n->bkj", basis_BKn, basis_BKn, weight)

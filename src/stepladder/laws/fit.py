@@ -1,28 +1,41 @@
 """A table of runs in; a Law with its constants, certification, spread, warnings and refusal out."""
 
+import json
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from stepladder.errors import LawError
-from stepladder.laws.diagnose import diagnose, refuse, replicate_noise, transition_inside
+from stepladder.laws.diagnose import diagnose, refuse, transition_inside
 from stepladder.laws.estimate import (
     MILD_POWER,
     Estimate,
     FitOptions,
     fit_form,
     noise,
+    replicate_noise,
     size_of,
     steep_power,
 )
-from stepladder.laws.forms import FORMS, form_named, to_constants
+from stepladder.laws.forms import (
+    FORMS,
+    Form,
+    bent_form,
+    experts_form,
+    form_named,
+    pooled_form,
+    to_constants,
+)
 from stepladder.laws.rollout import Rollout, draw, roll_out
 from stepladder.laws.table import Table
 from stepladder.records import Law
 from stepladder.store import fingerprint
 
 LEAST_POINTS = 3
+# What one and infinitely many experts may count as; near Clark et al., arXiv:2202.01169.
+_STARTS, _MOST = (1.0, 1.8, 4.0), (150.0, 314.0, 1000.0)
 
 
 def fit_law(table: Table, options: FitOptions | None = None) -> Law:
@@ -32,7 +45,7 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
         LawError: fewer than three runs, or an unknown form, or no convergence at all.
     """
     options = options or FitOptions()
-    form = form_named(options.form)
+    form = _pooled(form_named(options.form), table)
     if len(table) < LEAST_POINTS:
         raise LawError(
             "too few runs for any law",
@@ -41,7 +54,8 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
             f"{len(form.names) + 2} or more",
         )
     size = size_of(table, options.size)
-    fitted = fit_form(form, table, options)
+    fitted = _saturated(table, options) if form.name == "experts" else fit_form(form, table, options)
+    form = fitted.form
     if not np.isfinite(fitted.objective):
         raise LawError("the fit found no finite minimum", got=f"{len(table)} runs, form {form.name}")
     rolled = roll_out(fitted)
@@ -62,6 +76,37 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
     )
     law = replace(law, warnings=diagnose(law, table, fitted, rolled), refusal=refuse(law, table, fitted))
     return replace(law, fingerprint=fingerprint({"law": _stable(law), "options": str(options)}))
+
+
+def _pooled(form: Form, table: Table) -> Form:
+    """The form with floor and amplitudes for each corpus, where the runs name more than one."""
+    counts = Counter(str(name) for name in table.extra.get("corpus", ()))
+    if len(counts) < 2 or form.needs:
+        return form
+    return pooled_form(form, [name for name, _ in counts.most_common()])
+
+
+def _saturated(table: Table, options: FitOptions) -> Estimate:
+    """The experts' law with the saturation that fits best, or none where that gains too little.
+
+    A gain must pay for two more constants: Schwarz's criterion, twice the objective above 2 log n.
+    """
+    plain = fit_form(experts_form(), table, options)
+    if len(table) < len(plain.theta) + 4:
+        return plain
+    grid = [(start, most) for start in _STARTS for most in _MOST]
+    fits = [fit_form(experts_form(*pair), table, replace(options, starts=8)) for pair in grid]
+    # Each fit has its own noise scale: all are compared under the plain fit's.
+    objectives = [_sum_huber(fit, plain) for fit in fits]
+    best = int(np.argmin(objectives))
+    gain = 2 / plain.sigma**2 * (_sum_huber(plain, plain) - objectives[best])
+    return fits[best] if gain > 2 * np.log(len(table)) else plain
+
+
+def _sum_huber(fit: Estimate, plain: Estimate) -> float:
+    delta = plain.problem.data.delta
+    clipped = np.clip(fit.residual, -delta, delta)
+    return float(np.sum(plain.columns.weight * clipped * (fit.residual - clipped / 2)))
 
 
 def _quality(fitted: Estimate, rolled: Rollout, draws: np.ndarray) -> dict[str, float]:
@@ -102,16 +147,32 @@ def _spread(
 
 
 def _rivals(table: Table, fitted: Estimate, options: FitOptions) -> list[dict[str, Any]]:
-    """Other reasonable fits of the same runs (other weights, one exponent): their θ at the same centre."""
+    """Other reasonable fits of the same runs (other weights, one exponent, a bend), each with its centre."""
     power = fitted.columns.power
     other = MILD_POWER if power > MILD_POWER else steep_power(size_of(table, options.size), table)
-    wanted = (("chinchilla", other), ("chinchilla-tied", power))
     rivals = []
-    for name, power in wanted:
-        settings = replace(options, form=name, method="auto", weight_power=power, starts=8)
-        rival = fit_form(FORMS[name], table, settings)
-        rivals.append({"form": name, "weight_power": power, "theta": [float(item) for item in rival.theta]})
+    for form, weight_power in _rival_forms(fitted.form, power, other):
+        settings = replace(options, method="auto", weight_power=weight_power, starts=8)
+        rival = fit_form(form, table, settings)
+        rivals.append(
+            {
+                "form": form.name,
+                "weight_power": weight_power,
+                "theta": [float(item) for item in rival.theta],
+                "centre": list(rival.columns.centre),
+            }
+        )
     return rivals
+
+
+def _rival_forms(form: Form, power: float, other: float) -> list[tuple[Form, float]]:
+    if form.name.startswith("experts"):
+        return [(form, other), (experts_form(), power)]
+    joint, tied = FORMS["chinchilla"], FORMS["chinchilla-tied"]
+    if form.name.startswith("pooled"):
+        _, *corpora = json.loads(form.name.removeprefix("pooled"))
+        joint, tied = pooled_form(joint, corpora), pooled_form(tied, corpora)
+    return [(joint, other), (tied, power), (bent_form(joint), power)]
 
 
 def _stable(law: Law) -> dict[str, Any]:

@@ -8,13 +8,16 @@ bench/laws/README.md).
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from stepladder.errors import LawError
-from stepladder.laws.forms import form_named, predict_theta
+from stepladder.laws.forms import Extra, columns_at, form_named, predict_theta
 from stepladder.laws.nextrun import next_run
 from stepladder.laws.rollout import HORIZON_OFFSET
+from stepladder.laws.solve import Array
 from stepladder.records import Forecast, Interval, Law
 
 _RIVALS, _ROLLOUT = 0.5, 0.4
@@ -31,19 +34,26 @@ LONG_HORIZON = 30.0
 _REPEATS, _REPEATS_LOW, _REPEATS_HIGH = 15.4, 5.0, 100.0
 
 
-def components(law: Law, params: float, tokens: float) -> dict[str, float]:
+def log_losses(
+    law: Law, params: Array, tokens: Array, extra: Extra | None = None, fit: Mapping[str, Any] | None = None
+) -> Array:
+    """Log-loss (B, m) at m runs by the law's θ, or by another `fit`: {"theta", "form", "centre"} as far as
+    they differ from the law's."""
+    fit = {"form": law.form, **law.spread, **(fit or {})}
+    form = form_named(fit["form"])
+    middle = (law.spread["centre"][0], law.spread["centre"][1])
+    return predict_theta(
+        form, np.array(fit["theta"]), fit["centre"], columns_at(form, params, tokens, extra, middle)
+    )
+
+
+def components(law: Law, params: float, tokens: float, extra: Extra | None = None) -> dict[str, float]:
     """Sources of the forecast's error as standard deviations of log-loss, with the horizon in decades."""
-    form = form_named(law.form)
-    centre = (law.spread["centre"][0], law.spread["centre"][1])
     size, data = np.array([params], float), np.array([tokens], float)
-    value = float(predict_theta(form, np.array(law.spread["theta"]), centre, size, data)[0, 0])
-    draws = predict_theta(form, np.array(law.spread["draws"]), centre, size, data)[:, 0]
+    value = float(log_losses(law, size, data, extra)[0, 0])
+    draws = log_losses(law, size, data, extra, {"theta": law.spread["draws"]})[:, 0]
     low, high = np.quantile(draws, [0.1, 0.9])
-    away = [
-        float(predict_theta(form_named(rival["form"]), np.array(rival["theta"]), centre, size, data)[0, 0])
-        - value
-        for rival in law.spread["rivals"]
-    ]
+    away = [float(log_losses(law, size, data, extra, rival)[0, 0]) - value for rival in law.spread["rivals"]]
     horizon = max(math.log10(6 * params * tokens / law.largest_flops), 0.0)
     grown = HORIZON_OFFSET + horizon
     return {
@@ -59,7 +69,13 @@ def components(law: Law, params: float, tokens: float) -> dict[str, float]:
 
 
 def forecast(
-    law: Law, params: float, tokens: float, *, run: str = "target", unique_tokens: float | None = None
+    law: Law,
+    params: float,
+    tokens: float,
+    *,
+    run: str = "target",
+    unique_tokens: float | None = None,
+    extra: Extra | None = None,
 ) -> Forecast:
     """What the law says of one run: loss in the law's unit, with intervals.
 
@@ -69,6 +85,7 @@ def forecast(
         tokens: training tokens, repetitions included.
         run: name of the run.
         unique_tokens: distinct tokens where fewer than `tokens`; repetition is discounted.
+        extra: what the law's form reads beside these, one value each: {"experts": [8]}, {"corpus": ["c4"]}.
 
     Raises:
         LawError: params or tokens are not positive numbers.
@@ -77,13 +94,13 @@ def forecast(
         if value is not None and not (math.isfinite(value) and value > 0):
             raise LawError(f"{name} of {run} must be a number above zero", got=str(value))
     worth, repeat_spread = _discount(law, params, tokens, unique_tokens)
-    parts = components(law, params, worth) | {"repeat": repeat_spread}
+    parts = components(law, params, worth, extra) | {"repeat": repeat_spread}
     usual = _root(parts, _RIVALS, _ROLLOUT)
     reason = law.refusal
     if not reason and _Q95 * usual > LARGEST_HALF_WIDTH:
         reason = (
             f"the 95 % interval of {run} reaches {math.expm1(_Q95 * usual):.0%} above the forecast: the runs "
-            f"do not determine it; {next_run(law, params, tokens).text}"
+            f"do not determine it; {next_run(law, params, tokens, extra).text}"
         )
     half80, half95 = _Q80 * usual, _Q95 * usual
     if reason:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.laws.forms import form_named, predict_theta
+from stepladder.laws.forms import Extra, columns_at, form_named, predict_theta
 from stepladder.records import Law
 from stepladder.units import format_count
 
@@ -36,21 +36,24 @@ class NextRun:
         )
 
 
-def next_run(law: Law, params: float, tokens: float) -> NextRun:
+def next_run(law: Law, params: float, tokens: float, extra: Extra | None = None) -> NextRun:
     """Among runs up to the largest compute so far, the cheapest that removes 70 % of what the best removes.
 
     For draws of the constants, a run with log-loss x removes cov(x, y)² / (var x + noise²) of the variance of
     the target's log-loss y.
     """
     form = form_named(law.form)
-    centre = (law.spread["centre"][0], law.spread["centre"][1])
+    centre = law.spread["centre"]
     draws = np.array(law.spread["draws"])
     flops = law.largest_flops / 4.0 ** np.arange(5)
     ratios = np.array(_RATIOS)
     sizes = np.sqrt(flops[:, None] / 6 / ratios[None]).ravel()
     data = sizes * np.tile(ratios, len(flops))
-    losses = predict_theta(form, draws, centre, sizes, data)
-    target = predict_theta(form, draws, centre, np.array([params]), np.array([tokens]))[:, 0]
+    # One more run of the target's own kind, smaller or shorter; the target comes last.
+    sizes, data = np.append(sizes, params), np.append(data, tokens)
+    alike: Extra = {name: [values[0]] * len(sizes) for name, values in (extra or {}).items()}
+    losses = predict_theta(form, draws, centre, columns_at(form, sizes, data, alike))
+    losses, target, sizes, data = losses[:, :-1], losses[:, -1], sizes[:-1], data[:-1]
     own, aim = losses - losses.mean(axis=0), target - target.mean()
     shared = (own * aim[:, None]).mean(axis=0)
     gain = (

@@ -20,9 +20,11 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
     quality = law.quality
     unit = "" if law.loss_unit == "unstated" else f" ({law.loss_unit.replace('_', ' ')})"
     lines = [f"law        loss{unit} = {form.equation}", f"source     {form.source}"]
-    lines.append(f"{'constant':<10} {'value':>12} {'low 80 %':>12} {'high 80 %':>12}")
+    room = max(10, *(len(name) for name in law.terms))
+    lines.append(f"{'constant':<{room}} {'value':>12} {'low 80 %':>12} {'high 80 %':>12}")
     lines += [
-        f"{name:<10} {_g(value):>12} {_g(quality[f'{name}_low80']):>12} {_g(quality[f'{name}_high80']):>12}"
+        f"{name:<{room}} {_g(value):>12} "
+        f"{_g(quality[f'{name}_low80']):>12} {_g(quality[f'{name}_high80']):>12}"
         for name, value in law.terms.items()
     ]
     lines.append(f"runs       {law.points}, compute up to {format_flops(law.largest_flops)} FLOP (6ND)")

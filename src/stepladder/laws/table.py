@@ -3,8 +3,6 @@
 Required columns: params, tokens, and one loss column: loss, loss_nats_per_token or loss_bits_per_byte.
 """
 
-import codecs
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.errors import LawError, did_you_mean
+from stepladder.laws.rows import bad_values, open_csv, parse, require
 from stepladder.records import Observation
 
 Array = np.ndarray
@@ -21,10 +20,18 @@ UNSTATED = "unstated"
 # 2,000 points know the constants to three digits in seconds; more rows are sampled.
 MAX_POINTS = 2_000
 _OPTIONAL = ("seed", "nonembed_params", "unique_tokens", "flops", "weight")
-_KNOWN_EXTRA = ("seconds", "joules", "lr", "batch_tokens", "in_context_score", "warmup_share", "decay_share")
-_TEXT = ("run", "schedule", "tokenizer", "loss_unit", "excluded")
+_KNOWN_EXTRA = (
+    "seconds",
+    "joules",
+    "lr",
+    "batch_tokens",
+    "in_context_score",
+    "warmup_share",
+    "decay_share",
+    "experts",
+)
+TEXT_COLUMNS = ("run", "schedule", "tokenizer", "loss_unit", "excluded", "corpus")
 _POSITIVE = ("params", "tokens", "loss", "nonembed_params", "unique_tokens", "flops")
-_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +93,7 @@ def read_observations(source: Path | str | Sequence[Observation], loss_unit: str
 
 def _from_observations(rows: Sequence[Observation], loss_unit: str) -> Table:
     kept = [row for row in rows if row.weight > 0]
-    names = sorted({key for row in kept for key in row.notes if key in (*_KNOWN_EXTRA, *_TEXT)})
+    names = sorted({key for row in kept for key in row.notes if key in (*_KNOWN_EXTRA, *TEXT_COLUMNS)})
 
     def column(name: str) -> Array:
         return np.array([getattr(row, name) for row in kept], dtype=float)
@@ -100,60 +107,17 @@ def _from_observations(rows: Sequence[Observation], loss_unit: str) -> Table:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
-    """A run that a law is asked about. `unique_tokens` is None when all tokens are."""
-
-    run: str
-    params: float
-    tokens: float
-    unique_tokens: float | None = None
-
-
-def read_targets(path: Path, size_column: str = "params") -> list[Target]:
-    """Rows of `run,params,tokens[,unique_tokens]`; the size is read from `size_column`.
-
-    Raises:
-        LawError: the file or a value cannot be used.
-    """
-    header, rows = _open_csv(path)
-    _require(header, (size_column, "tokens"), path)
-    targets: list[Target] = []
-    for line, row in rows:
-        cells = dict(zip(header, row, strict=True))
-        size, tokens = (_positive(cells[name].strip(), name, line, path) for name in (size_column, "tokens"))
-        unique = cells.get("unique_tokens", "").strip()
-        targets.append(
-            Target(
-                run=cells.get("run", "").strip() or f"target{len(targets) + 1}",
-                params=size,
-                tokens=tokens,
-                unique_tokens=_positive(unique, "unique_tokens", line, path) if unique else None,
-            )
-        )
-    if not targets:
-        raise LawError(f"{path.name} has a header and no rows", allowed="one row a target")
-    return targets
-
-
-def _positive(text: str, name: str, line: int, path: Path) -> float:
-    value = _number(text, name, line, path) if text else math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise _bad_values(path, name, [(line, text)])
-    return value
-
-
 def _read_csv(path: Path, loss_unit: str) -> Table:
-    header, rows = _open_csv(path)
+    header, rows = open_csv(path)
     loss_name, unit = _loss_column(header, loss_unit, path)
-    _require(header, ("params", "tokens"), path)
+    require(header, ("params", "tokens"), path)
     numeric = [name for name in (*_OPTIONAL, *_KNOWN_EXTRA) if name in header]
-    text = [name for name in _TEXT if name in header]
+    text = [name for name in TEXT_COLUMNS if name in header]
     where = {name: header.index(name) for name in ("params", "tokens", *numeric, *text)}
     where["loss"] = header.index(loss_name)
     numbers = [name for name in where if name not in text]
     lines, cells, texts = _collect(rows, [where[n] for n in numbers], [where[n] for n in text])
-    columns = {name: _parse(name, cells[k], lines, path) for k, name in enumerate(numbers)}
+    columns = {name: parse(name, cells[k], lines, path) for k, name in enumerate(numbers)}
     weight = columns.get("weight", np.ones(len(lines)))
     weight = np.where(np.isnan(weight), 1.0, weight)
     kept = np.flatnonzero(weight != 0)
@@ -163,7 +127,7 @@ def _read_csv(path: Path, loss_unit: str) -> Table:
         wrong |= values <= 0 if name in _POSITIVE else (values < 0 if name == "weight" else False)
         if wrong.any():
             k = numbers.index(name)
-            raise _bad_values(path, name, [(lines[i], cells[k][i].strip()) for i in kept[wrong]])
+            raise bad_values(path, name, [(lines[i], cells[k][i].strip()) for i in kept[wrong]])
     columns["weight"] = weight
     words = {name: [texts[k][i].strip() for i in kept] for k, name in enumerate(text)}
     units = {item for item in words.get("loss_unit", []) if item}
@@ -200,81 +164,6 @@ def _collect(
     return lines, numbers, texts
 
 
-def _parse(name: str, cells: Sequence[str], lines: Sequence[int], path: Path) -> Array:
-    """Cells as numbers, NaN where empty."""
-    try:
-        return np.array([float(cell) if cell else math.nan for cell in cells])
-    except ValueError:
-        values = (cell.strip() for cell in cells)
-        pairs = zip(values, lines, strict=True)
-        return np.array([_number(cell, name, line, path) if cell else math.nan for cell, line in pairs])
-
-
-def _open_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Header and an iterator of (line number, cells); rows are streamed."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(65536)
-    except OSError as error:
-        raise LawError(f"cannot read {path.name}", got=error.strerror or str(error)) from error
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
-        raise LawError(
-            f"{path.name} is not UTF-8 text",
-            got="UTF-16 or binary data (a spreadsheet file?)",
-            allowed="a CSV file in UTF-8",
-            next_command=f"iconv -f UTF-16 -t UTF-8 {path.name} > runs.utf8.csv",
-        )
-    first = next((line for line in head.decode("utf-8", "replace").lstrip("\ufeff").splitlines() if line), "")
-    if not first.strip():
-        raise LawError(f"{path.name} is empty", allowed="a header with params,tokens,loss and one row a run")
-    for separator, word in ((";", "semicolons"), ("\t", "tabs")):
-        if separator in first and "," not in first:
-            raise LawError(
-                f"{path.name} separates columns by {word}",
-                got=first[:60],
-                allowed="commas between columns, points in decimals",
-                next_command="export it again as comma-separated values",
-            )
-    rows = _rows(path)
-    _, names = next(rows)
-    header = [name.strip().lower() for name in names]
-    doubled = sorted({name for name in header if name and header.count(name) > 1})
-    if doubled:
-        raise LawError(f"{path.name} has columns of the same name", got=", ".join(doubled))
-    return header, _checked(rows, header, path)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            for row in reader:
-                if row and (row[0] or any(cell.strip() for cell in row)):
-                    yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise LawError(
-            f"{path.name} is not UTF-8 text",
-            got=f"byte 0x{error.object[error.start]:02x} that no UTF-8 character starts with",
-            allowed="a CSV file in UTF-8",
-            next_command=f"iconv -f LATIN1 -t UTF-8 {path.name} > runs.utf8.csv",
-        ) from error
-    except csv.Error as error:
-        raise LawError(f"{path.name} is not a CSV file", got=str(error)) from error
-
-
-def _checked(
-    rows: Iterator[tuple[int, list[str]]], header: Sequence[str], path: Path
-) -> Iterator[tuple[int, list[str]]]:
-    for line, row in rows:
-        if len(row) != len(header):
-            raise LawError(
-                f"{path.name}, line {line}: {len(row)} cells under {len(header)} column names",
-                got=",".join(row)[:80],
-                allowed="as many cells as columns; numbers without thousands separators (1000000 or 1e6)",
-            )
-        yield line, row
-
-
 def _loss_column(header: Sequence[str], loss_unit: str, path: Path) -> tuple[str, str]:
     named = {f"loss_{unit}": unit for unit in LOSS_UNITS}
     found = [name for name in header if name in named]
@@ -293,60 +182,8 @@ def _loss_column(header: Sequence[str], loss_unit: str, path: Path) -> tuple[str
         return found[0], named[found[0]]
     if "loss" in header:
         return "loss", loss_unit or UNSTATED
-    _require(header, ("params", "tokens", "loss"), path)
+    require(header, ("params", "tokens", "loss"), path)
     raise AssertionError("unreachable")
-
-
-def _require(header: Sequence[str], names: Sequence[str], path: Path) -> None:
-    missing = [name for name in names if name not in header]
-    if missing:
-        raise LawError(
-            f"{path.name} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
-            got=", ".join(name + _meant(name, missing) for name in header),
-            allowed="params, tokens and loss (or loss_nats_per_token, loss_bits_per_byte)",
-        )
-
-
-# Names that papers and trackers give to the same quantities.
-_OTHER_NAMES = {
-    "n": "params",
-    "model_size": "params",
-    "parameters": "params",
-    "num_params": "params",
-    "d": "tokens",
-    "num_tokens": "tokens",
-    "training_tokens": "tokens",
-    "train_tokens": "tokens",
-    "val_loss": "loss",
-    "eval_loss": "loss",
-    "final_loss": "loss",
-    "training_loss": "loss",
-}
-
-
-def _meant(name: str, missing: Sequence[str]) -> str:
-    other = _OTHER_NAMES.get(name)
-    return f' (did you mean "{other}"?)' if other in missing else did_you_mean(name, missing)
-
-
-def _number(text: str, name: str, line: int, path: Path) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        hint = "a plain number such as 1000000 or 1e6, no thousands separators, a point for decimals"
-        raise LawError(
-            f"{path.name}, line {line}: {name} is not a number", got=repr(text[:40]), allowed=hint
-        ) from None
-
-
-def _bad_values(path: Path, name: str, wrong: Sequence[tuple[int, str]]) -> LawError:
-    shown = ", ".join(f"line {line}: {cell or 'empty'}" for line, cell in wrong[:_SHOWN])
-    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-    return LawError(
-        f"{path.name} has values of {name} that no law can be fitted to",
-        got=shown + more,
-        allowed="finite numbers above zero; a run to be left out gets weight 0",
-    )
 
 
 def _mixed_units(path: Path, got: str) -> LawError:
@@ -369,7 +206,7 @@ def _finish(table: Table, name: str) -> Table:
         values = getattr(table, column)
         wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(wrong):
-            raise _bad_values(Path(name), column, [(int(i) + 1, str(values[i])) for i in wrong])
+            raise bad_values(Path(name), column, [(int(i) + 1, str(values[i])) for i in wrong])
     notes = list(table.notes)
     keys = np.stack([table.params, table.tokens, table.loss, table.seed, table.unique_tokens], axis=1)
     _, first = np.unique(np.nan_to_num(keys, nan=-1.0), axis=0, return_index=True)

@@ -16,7 +16,12 @@ def fit(
     ),
     law: Annotated[Path | None, Parameter(help="Write the law here as JSON.")] = None,
     loss_unit: Annotated[str, Parameter(help="nats_per_token or bits_per_byte.")] = "",
-    form: Annotated[str, Parameter(help="chinchilla, chinchilla-tied, gadre, kaplan-n, ...")] = "chinchilla",
+    form: Annotated[
+        str, Parameter(help="chinchilla, chinchilla-tied, gadre, kaplan-n, experts, ...")
+    ] = "chinchilla",
+    floor: Annotated[
+        str, Parameter(help="Irreducible loss: 1.7 pins it, 1.7:0.1 draws it there (10 % deviation).")
+    ] = "",
     method: Annotated[
         Literal["auto", "plain"],
         Parameter(help="auto, or the published procedure (Huber 1e-3, no priors, no weights)."),
@@ -27,20 +32,23 @@ def fit(
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Fit a scaling law to runs, ours or yours, and forecast runs that were not made yet."""
-    from stepladder.laws.estimate import FitOptions
+    from stepladder.laws.estimate import FitOptions, parse_floor
     from stepladder.laws.fit import fit_law
+    from stepladder.laws.forms import form_named
     from stepladder.laws.intervals import forecast, target_warnings
     from stepladder.laws.registry import freeze, write_forecasts
     from stepladder.laws.show import forecast_csv, forecast_text, law_text
-    from stepladder.laws.table import read_observations, read_targets
+    from stepladder.laws.table import read_observations
+    from stepladder.laws.targets import read_targets
     from stepladder.records import to_json
     from stepladder.store import write_json, write_text
 
     table = read_observations(runs, loss_unit)
-    fitted = fit_law(table, FitOptions(form=form, method=method, size=size))
-    targets = read_targets(predict, fitted.size_column) if predict else []
+    fitted = fit_law(table, FitOptions(form=form, method=method, size=size, floor=parse_floor(floor)))
+    needs = form_named(fitted.form).needs
+    targets = read_targets(predict, fitted.size_column, needs) if predict else []
     forecasts = [
-        freeze(forecast(fitted, t.params, t.tokens, run=t.run, unique_tokens=t.unique_tokens))
+        freeze(forecast(fitted, t.params, t.tokens, run=t.run, unique_tokens=t.unique_tokens, extra=t.extra))
         for t in targets
     ]
     if forecasts:
