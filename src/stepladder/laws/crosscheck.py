@@ -1,20 +1,24 @@
 """Runs in; answers of published procedures, cross-checks and no more, out.
 
-Known bias: an isoFLOP minimum over a grid that is not centred on the optimum leans to the grid's middle, and
-an envelope takes the luckiest run at each compute, so both read the exponent wrong where grids are coarse.
+Each has a known bias: a parabola through an isoFLOP level leans to the side where its grid reaches further
+from the optimum, because the loss rises unevenly on both sides; an envelope takes the runs that happen to lie
+lowest, so it reads the grid as much as the law. `cross_checks` measures the bias on the fitted law itself:
+the same procedure at the same runs, with the law's own losses in place of the measured ones.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from stepladder.errors import LawError
 from stepladder.laws.estimate import FitOptions, columns_of, start_points
-from stepladder.laws.forms import Form, design, form_named, to_constants
+from stepladder.laws.forms import Form, design, form_named, predict, to_constants
 from stepladder.laws.solve import Array, CurveProblem, Data, Prior, minimise
 from stepladder.laws.table import Table
 
 _FINE = 2000
+_LEVEL_RUNS, _LEVELS = 5, 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +64,63 @@ def isoflop_exponent(table: Table) -> IsoFlop:
         flops=np.array(flops),
         optimal_params=np.array(sizes),
     )
+
+
+def cross_checks(table: Table, form_name: str, constants: Mapping[str, float]) -> dict[str, float]:
+    """Exponents of N_opt in C by isoFLOP parabolas and by the envelope, and how far each misreads the law.
+
+    Keys: law_exponent, then parabola_exponent and parabola_bias, envelope_exponent and envelope_bias where
+    the runs allow them. Only for the joint law with two exponents.
+    """
+    if form_name != "chinchilla" or min(constants["alpha"], constants["beta"]) <= 0:
+        return {}
+    true = constants["beta"] / (constants["alpha"] + constants["beta"])
+    found = {"law_exponent": true}
+    levels = _levels(table)
+    own = predict(form_name, constants, table.params, table.tokens)
+    for name, read in (("parabola", _parabolas), ("envelope", _envelope)):
+        measured, expected = (read(table, levels, loss) for loss in (table.loss, own))
+        if np.isfinite(measured) and np.isfinite(expected):
+            found |= {f"{name}_exponent": measured, f"{name}_bias": expected - true}
+    return found
+
+
+def _levels(table: Table) -> Array:
+    """Compute of each run; runs within 5 % of each other count as one level."""
+    flops = np.where(np.isfinite(table.flops), table.flops, 6 * table.params * table.tokens)
+    order = np.argsort(flops)
+    level = np.cumsum(np.diff(np.log(flops[order]), prepend=np.log(flops[order[0]])) > 0.05)
+    middle = np.array([flops[order][level == k].mean() for k in range(level[-1] + 1)])
+    out = np.empty(len(flops))
+    out[order] = middle[level]
+    return out
+
+
+def _parabolas(table: Table, levels: Array, loss: Array) -> float:
+    """Hoffmann et al., approach 2: a parabola in log N at each level, a line through the minima; or NaN."""
+    flops, minima = [], []
+    for level in np.unique(levels):
+        rows = np.flatnonzero(levels == level)
+        x = np.log(table.params[rows])
+        if len(np.unique(x)) < _LEVEL_RUNS:
+            continue
+        curve, slope, _ = np.polyfit(x - x.mean(), loss[rows], 2)
+        place = -slope / (2 * curve) + x.mean() if curve > 0 else np.nan
+        if x.min() < place < x.max():
+            flops.append(level)
+            minima.append(place)
+    return float(np.polyfit(np.log(flops), minima, 1)[0]) if len(flops) >= _LEVELS else np.nan
+
+
+def _envelope(table: Table, levels: Array, loss: Array) -> float:
+    """Hoffmann et al., approach 1, on finished runs: sizes of those that no cheaper run beats; or NaN."""
+    order = np.lexsort((loss, levels))
+    best = np.minimum.accumulate(loss[order])
+    first = np.concatenate([[True], best[1:] < best[:-1]]) & (np.diff(levels[order], prepend=-1.0) > 0)
+    chosen = order[first]
+    if len(chosen) < _LEVEL_RUNS or np.ptp(np.log(levels[chosen])) < np.log(10):
+        return np.nan
+    return float(np.polyfit(np.log(levels[chosen]), np.log(table.params[chosen]), 1)[0])
 
 
 def akima(x: Array, y: Array, at: Array) -> Array:

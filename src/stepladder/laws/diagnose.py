@@ -1,13 +1,13 @@
 """A fitted law and its runs in; warnings with their numbers, and the reason to refuse, out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from stepladder.laws.estimate import Estimate, neighbour_agreement, replicate_noise, with_rows
-from stepladder.laws.forms import Extra
+from stepladder.laws.estimate import MILD_POWER, Estimate, neighbour_agreement, replicate_noise, with_rows
+from stepladder.laws.forms import Extra, form_named
 from stepladder.laws.intervals import components
 from stepladder.laws.nextrun import next_run
 from stepladder.laws.rollout import Rollout
@@ -18,6 +18,11 @@ from stepladder.units import format_count
 
 # Tokens per parameter must vary: on one ray N and D move together and their exponents cannot be told apart.
 LEAST_RATIO_SPAN = 2.0
+# Scatter at ten times the compute from which an unknown constant matters, and what the priors of alpha and
+# beta leave between them: 2 x 1.28 x sqrt(2) x .15.
+_SCATTER, _PRIOR_GAP = 0.06, 0.54
+# A cross-check whose own bias on the law is below the first is believed when it is off by the second.
+_TRUSTED_BIAS, _EXPONENTS_APART = 0.05, 0.10
 _LEVERAGE_ROWS, _LEVERAGE_WORK = 120, 15_000
 # A table with losses partly in bits, partly in nats has residuals apart by log(1/ln 2).
 _BITS = math.log(1 / math.log(2))
@@ -31,47 +36,75 @@ def diagnose(law: Law, table: Table, fitted: Estimate, rolled: Rollout) -> tuple
 
 def refuse(law: Law, table: Table, fitted: Estimate) -> str:
     """Why no forecast of this law should be trusted, with the cheapest run that would cure it; "" if fine."""
-    least = len(fitted.theta) + 2
-    ratio = table.tokens / table.params
-    span = float(ratio.max() / ratio.min())
     size, data = tenfold_target(table, law)
     extra = dearest_extra(table, fitted)
-    columns = {name for term in fitted.form.terms for power in term.powers.values() for name in power}
-    needs_both = {"N", "D"} <= columns and len(fitted.form.terms) > 2
+    cure = next_run(law, size, data, extra).text
+    scatter = components(law, size, data, extra)["draws"]
+    reasons = (*_unspanned(law, table, fitted, cure), *_bent(law, table, fitted, cure))
+    return next(iter((*reasons, *_unidentified(law, scatter, cure))), "")
+
+
+def _unspanned(law: Law, table: Table, fitted: Estimate, cure: str) -> Iterator[str]:
+    """Too few runs, or sizes, lengths or ratios too alike."""
+    least = len(fitted.theta) + 2
+    ratio = table.tokens / table.params
     if len(table) < least:
-        return (
+        yield (
             f"{law.points} runs cannot determine {len(fitted.theta)} constants and show their own error: "
-            f"{least} or more are needed; {next_run(law, size, data, extra).text}"
+            f"{least} or more are needed; {cure}"
         )
+    columns = {name for term in fitted.form.terms for power in term.powers.values() for name in power}
+    if not ({"N", "D"} <= columns and len(fitted.form.terms) > 2):
+        return
     for name, values in (("size", table.params), ("length", table.tokens)):
-        if needs_both and values.max() < LEAST_RATIO_SPAN * values.min():
-            return (
+        if values.max() < LEAST_RATIO_SPAN * values.min():
+            yield (
                 f"all runs have nearly one {name} ({format_count(float(values.min()))} to "
-                f"{format_count(float(values.max()))}): its effect is unknown; "
-                f"{next_run(law, size, data, extra).text}"
+                f"{format_count(float(values.max()))}): its effect is unknown; {cure}"
             )
-    if needs_both and span < LEAST_RATIO_SPAN:
+    if ratio.max() < LEAST_RATIO_SPAN * ratio.min():
         params = float(table.params.min())
         tokens = params * float(np.median(ratio)) * 8
-        return (
+        yield (
             f"tokens per parameter are nearly constant ({ratio.min():.3g} to {ratio.max():.3g}): size and "
             f"data cannot be told apart; a run of {format_count(params)} parameters on "
             f"{format_count(tokens)} tokens ({6 * params * tokens:.2g} FLOP) would tell"
         )
+
+
+def _bent(law: Law, table: Table, fitted: Estimate, cure: str) -> Iterator[str]:
     bend, score = curvature(fitted)
     if score > _bend_limit(len(table)) and bend > 3 * law.quality["sigma"]:
-        return (
+        yield (
             f"the residuals curve towards the target ({bend:.1%} at ten times the compute, {score:.1f} "
-            f"standard errors): the law does not hold; {next_run(law, size, data, extra).text}"
+            f"standard errors): the law does not hold; {cure}"
         )
+
+
+def _unidentified(law: Law, scatter: float, cure: str) -> Iterator[str]:
+    """Constants that the runs leave open, where that matters at ten times the compute."""
+    if scatter <= _SCATTER:
+        return
+    matters = f"the forecast of a run of ten times the compute scatters by {scatter:.1%}; {cure}"
     low, high = law.quality.get("E_low80", 1.0), law.quality.get("E_high80", 1.0)
-    draws = components(law, size, data, extra)["draws"]
-    if draws > 0.06 and high > 4 * max(low, 1e-12):
-        return (
-            f"the floor E is not identified (80 % interval {low:.3g} to {high:.3g}) and the forecast of a "
-            f"run of ten times the compute scatters by {draws:.1%}; {next_run(law, size, data, extra).text}"
+    if high > 4 * max(low, 1e-12):
+        yield f"the floor E is not identified (80 % interval {low:.3g} to {high:.3g}) and {matters}"
+    gap = fitted_gap(law)
+    if gap > 0.9 * _PRIOR_GAP:
+        yield (
+            f"the exponents of size and data cannot be told apart (alpha - beta is known to "
+            f"+-{gap / 2:.2f}, as before any run) and {matters}"
         )
-    return ""
+
+
+def fitted_gap(law: Law) -> float:
+    """Width of the 80 % interval of alpha - beta over the draws; 0 for laws of one exponent."""
+    names = form_named(law.form).names
+    if not {"alpha", "beta"} <= set(names):
+        return 0.0
+    draws = np.array(law.spread["draws"])
+    low, high = np.quantile(draws[:, names.index("alpha")] - draws[:, names.index("beta")], [0.1, 0.9])
+    return float(high - low)
 
 
 def _bend_limit(points: int) -> float:
@@ -129,6 +162,7 @@ def _about_fit(law: Law, fitted: Estimate, rolled: Rollout, extra: Extra) -> Ite
         low, high = quality["E_low80"], quality["E_high80"]
         if high > 1.5 * low:
             yield f"the floor E is poorly identified: its 80 % interval is {low:.3g} to {high:.3g}"
+    yield from _cross_checked(quality)
     yield from _leverage(fitted)
     if rolled.rms == rolled.rms:
         offset = 1.35 * rolled.bias
@@ -156,6 +190,19 @@ def _about_fit(law: Law, fitted: Estimate, rolled: Rollout, extra: Extra) -> Ite
         yield (
             f"neighbouring runs err together (Moran's I {share:.2f}, {score:.1f} standard errors): the law "
             "is bent"
+        )
+
+
+def _cross_checked(quality: Mapping[str, float]) -> Iterator[str]:
+    """The exponent of the compute-optimal size, where a procedure that reads it right says otherwise."""
+    if "parabola_exponent" not in quality or abs(quality["parabola_bias"]) > _TRUSTED_BIAS:
+        return
+    law, read = quality["law_exponent"], quality["parabola_exponent"] - quality["parabola_bias"]
+    if abs(law - read) > _EXPONENTS_APART:
+        steep = ": steep weights serve the forecast, not the exponents (--method plain)"
+        yield (
+            f"the size that is best for C grows as C^{law:.2f} by this law and as C^{read:.2f} by isoFLOP "
+            f"parabolas{steep if quality['weight_power'] > MILD_POWER else ''}"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stepladder.errors import LawError
+from stepladder.laws.crosscheck import cross_checks
 from stepladder.laws.diagnose import diagnose, refuse, transition_inside
 from stepladder.laws.estimate import (
     MILD_POWER,
@@ -61,14 +62,17 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
     rolled = roll_out(fitted)
     # Many points make the draws dear and at the same time alike.
     draws = draw(fitted, min(options.bootstraps, max(60, 60_000 // len(table))), options.seed)
+    constants = to_constants(form, fitted.theta, fitted.columns.centre)
     law = Law(
         form=form.name,
-        terms=to_constants(form, fitted.theta, fitted.columns.centre),
+        terms=constants,
         loss_unit=table.loss_unit,
         size_column=options.size,
         points=len(table),
         largest_flops=float(6 * np.max(size * table.tokens)),
-        quality=_quality(fitted, rolled, draws) | {"replicate_sigma": replicate_noise(table)[0]},
+        quality=_quality(fitted, rolled, draws)
+        | {"replicate_sigma": replicate_noise(table)[0]}
+        | cross_checks(replace(table, params=size), form.name, constants),
         spread={
             **_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
             "transition": transition_inside(table),

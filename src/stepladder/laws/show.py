@@ -48,6 +48,14 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
             f"weights    C^{quality['weight_power']:g}: neighbouring runs err together, so the dear ones "
             "count most (--method plain fits as published)"
         )
+    if "law_exponent" in quality:
+        lines.append(f"optimum of N grows as C^{quality['law_exponent']:.3f} by this law")
+        lines += [
+            f"{'':<10} C^{quality[f'{name}_exponent']:.3f} by {words}, which reads this law's own losses "
+            f"{quality[f'{name}_bias']:+.3f} off"
+            for name, words in (("parabola", "isoFLOP parabolas"), ("envelope", "the envelope"))
+            if f"{name}_exponent" in quality
+        ]
     lines += [f"note       {note}" for note in notes]
     lines += [f"warning    {warning}" for warning in law.warnings]
     lines += [f"REFUSED    {law.refusal}"] if law.refusal else []
