@@ -13,7 +13,7 @@ from stepladder.laws.estimate import FitOptions, fit_form, neighbour_agreement, 
 from stepladder.laws.fit import fit_law
 from stepladder.laws.forms import FORMS, form_named, predict
 from stepladder.laws.intervals import components, forecast, target_warnings
-from stepladder.laws.nextrun import next_run
+from stepladder.laws.nextrun import next_run, next_runs
 from stepladder.laws.optimum import Prices, best_for_budget, cheapest_for_loss
 from stepladder.laws.registry import find_forecasts, freeze, is_intact, record_outcome, write_forecasts
 from stepladder.laws.rollout import cut_levels
@@ -306,3 +306,24 @@ def test_components_are_the_sources_of_the_width(law):
     assert set(parts) == {"log_loss", "horizon"} | sources
     assert parts["transition"] == 0
     assert all(parts[name] > 0 for name in ("draws", "rivals", "rollout", "noise"))
+
+
+def test_each_next_run_narrows_what_the_ones_before_left(law):
+    found = next_runs(law, *TARGET, 5)
+    spread = components(law, *TARGET)
+    assert found[0] == next_run(law, *TARGET)
+    left = [item.left for item in found]
+    assert left == sorted(left, reverse=True)
+    assert sum(item.narrows for item in found) < 1
+    assert left[0] < 1.3 * spread["draws"]
+
+
+def test_the_next_run_narrows_as_much_as_it_says(law):
+    rows = runs()
+    wanted = next_run(law, *TARGET)
+    loss = float(predict("chinchilla", TRUTH, wanted.params, wanted.tokens))
+    more = [Observation(run="next", params=wanted.params, tokens=wanted.tokens, loss=loss)]
+    after = components(fit_law(read_observations(rows + more)), *TARGET)["draws"]
+    before = components(fit_law(read_observations(rows)), *TARGET)["draws"]
+    assert after < before
+    assert after == pytest.approx(wanted.left, rel=0.5)

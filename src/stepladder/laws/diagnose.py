@@ -30,14 +30,14 @@ _BITS = math.log(1 / math.log(2))
 
 def diagnose(law: Law, table: Table, fitted: Estimate, rolled: Rollout) -> tuple[str, ...]:
     """Every warning that applies, each with the number that caused it."""
-    extra = dearest_extra(table, fitted)
+    extra = dearest_extra(table, law)
     return (*_about_fit(law, fitted, rolled, extra), *_about_runs(table, fitted))
 
 
 def refuse(law: Law, table: Table, fitted: Estimate) -> str:
     """Why no forecast of this law should be trusted, with the cheapest run that would cure it; "" if fine."""
     size, data = tenfold_target(table, law)
-    extra = dearest_extra(table, fitted)
+    extra = dearest_extra(table, law)
     cure = next_run(law, size, data, extra).text
     scatter = components(law, size, data, extra)["draws"]
     reasons = (*_unspanned(law, table, fitted, cure), *_bent(law, table, fitted, cure))
@@ -119,11 +119,10 @@ def tenfold_target(table: Table, law: Law) -> tuple[float, float]:
     return params, params * ratio
 
 
-def dearest_extra(table: Table, fitted: Estimate) -> dict[str, list[Any]]:
-    """What the form reads beside size and tokens, as the dearest run has it."""
-    if not fitted.form.needs:
-        return {}
-    return {fitted.form.needs: [table.extra[fitted.form.needs][int(np.argmax(table.params * table.tokens))]]}
+def dearest_extra(table: Table, law: Law) -> dict[str, list[Any]]:
+    """What the law reads beside size and tokens, as the dearest run has it."""
+    needs = form_named(law.form).needs
+    return {needs: [table.extra[needs][int(np.argmax(table.params * table.tokens))]]} if needs else {}
 
 
 def curvature(fitted: Estimate) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from stepladder.laws.forms import form_named
+from stepladder.laws.nextrun import NextRun
 from stepladder.laws.registry import Frozen
 from stepladder.laws.score import Calibration
 from stepladder.records import Forecast, Law, Score
@@ -78,6 +79,17 @@ def forecast_text(forecasts: Sequence[Forecast]) -> str:
         )
     reasons = dict.fromkeys(item.reason for item in forecasts if item.reason)
     return "\n".join([*lines, *(f"refused: {reason}" for reason in reasons)])
+
+
+def next_runs_text(runs: Sequence[NextRun], target: str) -> str:
+    """What to run next, with how far each run and those before it would narrow the fit at the target."""
+    lines = [f"next runs that narrow the forecast of {target} most (spread of the fit after each)"]
+    lines += [
+        f"{format_count(item.params):>10} parameters  {format_count(item.tokens):>8} tokens  "
+        f"{format_flops(item.flops):>9} FLOP  {item.left:>7.2%}  (-{item.narrows:.0%} of the variance)"
+        for item in runs
+    ]
+    return "\n".join(lines)
 
 
 def forecast_csv(forecasts: Sequence[Forecast]) -> str:

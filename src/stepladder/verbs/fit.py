@@ -29,15 +29,20 @@ def fit(
     size: Annotated[
         Literal["params", "nonembed_params"], Parameter(help="Which column counts parameters.")
     ] = "params",
+    next_: Annotated[
+        int, Parameter(name="--next", help="Name this many further runs that narrow the first target most.")
+    ] = 0,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Fit a scaling law to runs, ours or yours, and forecast runs that were not made yet."""
+    from stepladder.laws.diagnose import dearest_extra, tenfold_target
     from stepladder.laws.estimate import FitOptions, parse_floor
     from stepladder.laws.fit import fit_law
     from stepladder.laws.forms import form_named
     from stepladder.laws.intervals import forecast, target_warnings
+    from stepladder.laws.nextrun import next_runs
     from stepladder.laws.registry import freeze, write_forecasts
-    from stepladder.laws.show import forecast_csv, forecast_text, law_text
+    from stepladder.laws.show import forecast_csv, forecast_text, law_text, next_runs_text
     from stepladder.laws.table import read_observations
     from stepladder.laws.targets import read_targets
     from stepladder.records import to_json
@@ -56,6 +61,11 @@ def fit(
         write_forecasts(out.with_suffix(".json"), forecasts, law=to_json(fitted), notes=list(table.notes))
     if law:
         write_json(law, to_json(fitted))
+    further = ()
+    if next_:
+        aim = targets[0] if targets else None
+        place = (aim.params, aim.tokens) if aim else tenfold_target(table, fitted)
+        further = next_runs(fitted, *place, next_, aim.extra if aim else dearest_extra(table, fitted))
     if json_:
         print(
             json.dumps(
@@ -63,6 +73,7 @@ def fit(
                     "law": to_json(fitted),
                     "notes": list(table.notes),
                     "forecasts": [to_json(item) for item in forecasts],
+                    "next_runs": [to_json(item) for item in further],
                 }
             )
         )
@@ -72,5 +83,8 @@ def fit(
         print("\n" + forecast_text(forecasts))
         for warning in target_warnings(fitted, forecasts):
             print(f"warning: {warning}")
+    if further:
+        print("\n" + next_runs_text(further, targets[0].run if targets else "a run of ten times the compute"))
+    if forecasts:
         print(f"\nwritten to {out} and {out.with_suffix('.json')}")
     return 0
