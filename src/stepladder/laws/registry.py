@@ -2,9 +2,10 @@
 
 A frozen forecast is a JSON file whose name contains "forecast": one Forecast, or an object with a list of
 them under "forecasts". Its outcome is kept beside it in `<name>.outcome.json`, so that the frozen file is
-never written again.
+never written again; a climb keeps those of its forecast.json, loss and seconds, in score.json.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,19 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.errors import LawError, StoreError, did_you_mean
-from stepladder.laws.score import score
+from stepladder.laws.score import Scored, score
 from stepladder.records import Forecast, Score, from_json, to_json
 from stepladder.store import fingerprint, read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frozen:
-    """A forecast on disk. `intact` is False when its content no longer fits its fingerprint."""
+    """A forecast on disk. `intact` is False when its content no longer fits its fingerprint.
+
+    `score` is of the loss, `others` of costs; `uncounted` says why they are no evidence, "" if they are.
+    """
 
     path: Path
     forecast: Forecast
     intact: bool
     score: Score | None = None
+    others: tuple[Score, ...] = ()
+    uncounted: str = ""
 
 
 def freeze(forecast: Forecast, *, created: str = "") -> Forecast:
@@ -63,7 +69,22 @@ def find_forecasts(place: Path) -> list[Frozen]:
             allowed="JSON files whose name contains 'forecast'",
             next_command="stepladder fit runs.csv --predict targets.csv --out forecast.csv",
         )
-    return found
+    return _without_repeats(found)
+
+
+def scored_of(found: Sequence[Frozen]) -> list[Scored]:
+    """The scores that count as evidence of how reliable forecasts are."""
+    return [
+        Scored(
+            score=result,
+            horizon=item.forecast.horizon,
+            law=item.forecast.law_fingerprint,
+            name=f"{item.path.parent.name}/{item.forecast.run}",
+        )
+        for item in found
+        for result in ([item.score] if item.score else []) + list(item.others)
+        if not item.uncounted
+    ]
 
 
 def record_outcome(path: Path, loss: float, *, run: str = "") -> Score:
@@ -104,16 +125,56 @@ def _read(path: Path, *, strict: bool) -> list[Frozen]:
         if strict:
             raise
         return []
-    outcomes = _outcomes(path)
-    return [
-        Frozen(
-            path=path,
-            forecast=item,
-            intact=is_intact(item),
-            score=score(item, outcomes[item.run]) if item.run in outcomes else None,
-        )
-        for item in forecasts
-    ]
+    return [_frozen(path, item) for item in forecasts]
+
+
+def _frozen(path: Path, forecast: Forecast) -> Frozen:
+    """The forecast with its outcomes: the loss that was recorded by hand, else what the climb measured."""
+    intact = is_intact(forecast)
+    climbed = [item for item in _climb_scores(path) if item.run == forecast.run]
+    known = {f"loss_{forecast.loss_unit}": forecast.loss, **forecast.costs}
+    same = {item.quantity: item for item in climbed if known.get(item.quantity) == item.forecast}
+    loss = same.pop(f"loss_{forecast.loss_unit}", None)
+    by_hand = _outcomes(path).get(forecast.run)
+    uncounted = "" if intact else "it was changed after it was frozen"
+    if intact and len(same) + (loss is not None) < len(climbed):
+        uncounted = "score.json beside it scores another forecast"
+    return Frozen(
+        path=path,
+        forecast=forecast,
+        intact=intact,
+        score=loss if by_hand is None else score(forecast, by_hand),
+        others=tuple(same.values()),
+        uncounted=uncounted,
+    )
+
+
+def _without_repeats(found: Sequence[Frozen]) -> list[Frozen]:
+    """Of one run's forecasts the first that was scored counts, and one that was copied counts once."""
+    seen: dict[tuple[object, ...], Path] = {}
+    reasons: dict[int, str] = {}
+    for at in sorted(range(len(found)), key=lambda at: found[at].forecast.created):
+        item, said = found[at], found[at].forecast
+        if item.uncounted or not (item.score or item.others):
+            continue
+        run = (item.path.parent, said.run, said.params, said.tokens)
+        keys = {(said.fingerprint,): "it is a copy of", run: "its run was forecast before in"}
+        for key, reason in keys.items():
+            if key in seen:
+                reasons.setdefault(at, f"{reason} {seen[key]}")
+            seen.setdefault(key, item.path)
+    return [replace(item, uncounted=reasons.get(at, item.uncounted)) for at, item in enumerate(found)]
+
+
+def _climb_scores(path: Path) -> list[Score]:
+    beside = path.with_name("score.json")
+    if path.name != "forecast.json" or not beside.exists():
+        return []
+    try:
+        found = [from_json(Score, item) for item in read_json(beside)["scores"]]
+    except (StoreError, TypeError, KeyError) as error:
+        raise StoreError(f"{beside} does not hold scores", got=str(error)) from error
+    return [item for item in found if math.isfinite(item.outcome) and item.outcome > 0]
 
 
 def _outcome_path(path: Path) -> Path:

@@ -13,12 +13,16 @@ def forecast(
     *,
     loss: Annotated[float | None, Parameter(help="The measured loss (score).")] = None,
     run: Annotated[str, Parameter(help="Which run of the file (score).")] = "",
+    figure: Annotated[
+        Path | None,
+        Parameter(help="Draw how reliable they were: .html, .json, or .svg, .png (extra plots) (list)."),
+    ] = None,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
-    """List frozen forecasts with how they turned out, or score one against its outcome."""
+    """List frozen forecasts with how they turned out and how reliable they are, or score one."""
     from stepladder.errors import LawError
-    from stepladder.laws.registry import find_forecasts, record_outcome
-    from stepladder.laws.score import calibrate
+    from stepladder.laws.registry import find_forecasts, record_outcome, scored_of
+    from stepladder.laws.score import calibrate, reliability
     from stepladder.laws.show import registry_text, score_text
     from stepladder.records import to_json
 
@@ -29,15 +33,35 @@ def forecast(
                 got="no --loss",
                 next_command=f"stepladder forecast score {place} --loss 2.345",
             )
+        if figure:
+            raise LawError(
+                "--figure belongs to forecast list: one score has no reliability",
+                next_command=f"stepladder forecast list {place.parent} --figure {figure}",
+            )
         result = record_outcome(place, loss, run=run)
         print(json.dumps(to_json(result)) if json_ else score_text(result))
         return 0
+    from stepladder.report.reliability import reliability_text, sentences, write_reliability
+
     found = find_forecasts(place)
-    scores = [item.score for item in found if item.score is not None and item.intact]
-    reliability = calibrate(scores) if scores else None
+    if figure:
+        write_reliability(figure, found)
+    losses = [item.score for item in found if item.score and not item.uncounted]
+    calibration = calibrate(losses) if losses else None
     if json_:
-        rows = [{**to_json(item), "path": str(item.path)} for item in found]
-        print(json.dumps({"forecasts": rows, "calibration": to_json(reliability) if reliability else None}))
+        scored = scored_of(found)
+        rows = reliability(scored) if scored else []
+        value = {
+            "forecasts": [{**to_json(item), "path": str(item.path)} for item in found],
+            "calibration": to_json(calibration) if calibration else None,
+            "reliability": to_json(rows),
+            "verdicts": sentences(rows),
+        }
+        print(json.dumps(value))
         return 0
-    print(registry_text(found, reliability))
+    print(registry_text(found, calibration))
+    if text := reliability_text(found):
+        print(f"\n{text}")
+    if figure:
+        print(f"\nfigure: {figure}")
     return 0
