@@ -11,7 +11,7 @@ from pathlib import Path
 
 BENCH = Path(__file__).parent
 COMMANDS = (
-    ("the solver against restarts of scipy", ["laws/solver.py", "1024"]),
+    ("the solver against its peers", ["laws/peers.py"]),
     ("ladders with a known truth", ["laws/synthetic.py", "4"]),
     ("hold-outs of public sets (needs the reference data)", ["laws/holdout.py"]),
     ("speed of the loop's parts against plain PyTorch", ["train_step.py"]),
