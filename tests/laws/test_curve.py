@@ -38,3 +38,15 @@ def test_a_constant_rate_or_a_handful_of_points_is_refused():
         fit_curve(np.arange(10, 200, 10), np.linspace(3, 2, 19), flat)
     with pytest.raises(LawError, match="too few points on the curve"):
         fit_curve(np.arange(1, 5), np.ones(4), flat)
+
+
+def test_with_the_annealing_of_other_runs_the_part_before_the_decay_is_enough():
+    rng = np.random.default_rng(1)
+    rates = schedule(1000)
+    steps = np.arange(100, 701, 5)
+    losses = TRUTH.loss(rates)[steps - 1] * np.exp(rng.normal(0, 0.001, len(steps)))
+    with pytest.raises(LawError, match="no point lies in a decay"):
+        fit_curve(steps, losses, rates, memory=TRUTH.memory)
+    fitted = fit_curve(steps, losses, rates, memory=TRUTH.memory, annealing=TRUTH.annealing)
+    assert fitted.annealing == pytest.approx(TRUTH.annealing, rel=1e-6)
+    assert fitted.loss(rates)[-1] == pytest.approx(TRUTH.loss(rates)[-1], rel=0.003)
