@@ -161,7 +161,7 @@ def share_figure(scored: Sequence[Scored], quantity: str) -> Spec:
 def error_figure(scored: Sequence[Scored], quantity: str) -> Spec:
     """Signed error of each forecast of a quantity against its horizon, its 80 % interval as a bar."""
     rows = _error_rows(scored, quantity)
-    ends = [row["at"] for row in rows] or [1.0]
+    ends = [row["at"] for row in rows]
     x = x_axis("at", "horizon (compute over the ladder's largest run)", log=True, number_format="~g")
     # One forecast, or several of one horizon, still get an axis.
     x["scale"] = {**x["scale"], "domain": [min(ends) / 1.15, max(ends) * 1.15]}
@@ -189,10 +189,12 @@ def reliability_figure(scored: Sequence[Scored]) -> Spec:
     """Both panels of every quantity in one specification of fixed width."""
     rows = [
         {
-            "hconcat": [_inner(share_figure(scored, name), 280), _inner(error_figure(scored, name), 400)],
+            "hconcat": [
+                _inner(spec, width) for spec, width in zip(panels.values(), (280, 400), strict=False)
+            ],
             "resolve": {"scale": {"color": "independent"}},
         }
-        for name in dict.fromkeys(row.quantity for row in reliability(scored))
+        for panels in _panels(scored).values()
     ]
     text = "How reliable forecasts were: shares of intervals that held, and errors by horizon."
     return {"$schema": SCHEMA, "description": text, "vconcat": rows, "spacing": 30}
@@ -202,9 +204,8 @@ def reliability_page(found: Sequence[Frozen]) -> str:
     """One page that opens offline: sentences, table, figures, and every forecast."""
     scored = scored_of(found)
     rows = reliability(scored)
-    names = list(dict.fromkeys(item.quantity for item in scored))
-    specs = {f"shares-{name}": share_figure(scored, name) for name in names}
-    specs |= {f"errors-{name}": error_figure(scored, name) for name in names}
+    panels = _panels(scored)
+    specs = {f"{kind}-{name}": spec for name, both in panels.items() for kind, spec in both.items()}
     left_out = sum(not math.isfinite(item.horizon) for item in scored)
     notes = _uncounted(found)
     notes += [f"{left_out} scores without a horizon are in the table, not in the figure"] if left_out else []
@@ -215,9 +216,11 @@ def reliability_page(found: Sequence[Frozen]) -> str:
             "How often intervals held",
             table(_HEAD, map(_cells, rows), range(1, len(_HEAD))),
             paragraph(_KEY, class_="note"),
-            *[figure(f"shares-{name}", _CAPTIONS[0]) for name in names],
+            *[figure(key, _CAPTIONS[0]) for key in specs if key.startswith("shares")],
         ),
-        _section("errors", "Errors", *[figure(f"errors-{name}", _CAPTIONS[1]) for name in names]),
+        _section(
+            "errors", "Errors", *[figure(key, _CAPTIONS[1]) for key in specs if key.startswith("errors")]
+        ),
         _section("forecasts", "Forecasts", _forecasts(scored), listing(notes)),
     ]
     title = "How reliable the forecasts were"
@@ -280,6 +283,16 @@ def _error_rows(scored: Sequence[Scored], quantity: str) -> Rows:
             }
         )
     return rows
+
+
+def _panels(scored: Sequence[Scored]) -> dict[str, dict[str, Spec]]:
+    """The figures of each quantity; errors only where there is a horizon to set them against."""
+    panels = {}
+    for name in dict.fromkeys(row.quantity for row in reliability(scored)):
+        panels[name] = {"shares": share_figure(scored, name)}
+        if any(item.quantity == name and math.isfinite(item.horizon) for item in scored):
+            panels[name]["errors"] = error_figure(scored, name)
+    return panels
 
 
 def _inner(spec: Spec, width: int) -> Spec:
