@@ -119,6 +119,13 @@ def test_discount_says_which_half_life_it_used():
     single = table.tokens == table.unique_tokens
     assert np.array_equal(worth[single], table.tokens[single])
     assert (worth[~single] < table.tokens[~single]).all()
+    some = table.take(np.flatnonzero(table.tokens <= 2 * table.unique_tokens)[:18])
+    law, worth = discount(some)
+    assert law.source.startswith("base and half-lives fitted together on 6 repeated runs of 18")
+    assert law.source.endswith("R_D* leans on its prior, the published one")
+    assert worth == pytest.approx(
+        effective_tokens(some.params, some.tokens, some.unique_tokens, GENTLE), rel=0.05
+    )
     few = table.take(np.flatnonzero(table.tokens <= 2 * table.unique_tokens)[:9])
     law, worth = discount(few)
     assert law.source.startswith("published half-life of data (arXiv:2305.16264): 3 repeated runs")

@@ -2,9 +2,9 @@
 
 L(s) = L0 + A · S1^-α - C · S2, where S1 is the sum of the rates so far and S2 the annealing area: each fall
 of the rate counts from its step on, remembered with a factor of .999 a step (Tissue et al., arXiv:2408.11029,
-equation 1). A loss before the decay must not be put into a law of finished runs as it is; `midrun` says what it
-is worth. On the noisy training losses of 50 rungs (600 to 2,200 steps) the part before the decay, with C · S2
-from the other rungs, foretells the end to 1.3 % (bench/laws/midrun.py).
+equation 1). A loss before the decay must not be put into a law of finished runs as it is: `midrun` says what
+it is worth. On the noisy training losses of 50 rungs (600 to 2,200 steps) the part before the decay, with the
+C · S2 of the other rungs, foretells the end to 1.3 % (bench/laws/midrun.py).
 """
 
 from dataclasses import dataclass

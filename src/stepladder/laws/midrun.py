@@ -1,14 +1,14 @@
 """Loss curves of finished runs in; what their losses would have been, had they ended earlier, out.
 
-While the rate is constant, log training loss = a + b x + c x² with x = log(tokens / T); c is shared by the runs
-of a ladder, whose noise hides their own. The decay then wins a share q of the loss, about the same in all runs
-of a recipe: q = log(final held-out loss) - a. So a run that had decayed before t would have ended near
+While the rate is constant, log training loss = a + b x + c x² with x = log(tokens / T); c is shared by the
+runs of a ladder, whose noise hides their own. The decay then wins a share q of the loss, about the same in
+all runs of a recipe: q = log(final held-out loss) - a. So a run that had decayed before t would have ended at
 final · exp(b x + c x²). It would also have had its own batch: where batches grow with T, the longer run is
 behind at the same tokens; runs of one size that ended there tell by how much (`behind`, per unit of x).
 
-That mid-run points count once the decay is allowed for is of Hägele et al., arXiv:2405.18392, and Tissue et al.,
-arXiv:2408.11029; these equations are ours. On five ladders of 600 to 2,200 steps the end of a run is foretold
-to .8 %, but forecasts of a target do not become better (bench/laws/midrun.py).
+That mid-run points count once the decay is allowed for is of Hägele et al., arXiv:2405.18392, and Tissue et
+al., arXiv:2408.11029; these equations are ours. On five ladders of 600 to 2,200 steps the end of a run is
+foretold to .8 %, but forecasts of a target do not become better (bench/laws/midrun.py).
 """
 
 import json
@@ -26,7 +26,7 @@ from stepladder.records import Observation
 # Below this share of a run its warm-up shows in the curve; below these steps no run of a ladder ends.
 _FIRST_SHARE, _LEAST_STEPS = 0.12, 200
 _LEAST_POINTS = 100
-# What one run's loss is off by (seeds differ by .3 to .7 %), and a derived one at least, or with no pair to tell.
+# What one run's loss is off by (seeds: .3 to .7 %), a derived one at least, and one that no pair checks.
 _RUN_SIGMA, _LEAST_SIGMA, _UNCHECKED_SIGMA = 0.005, 0.01, 0.03
 _SLOPE_SPREAD = 0.02
 
