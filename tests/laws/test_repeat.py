@@ -122,7 +122,7 @@ def test_discount_says_which_half_life_it_used():
     some = table.take(np.flatnonzero(table.tokens <= 2 * table.unique_tokens)[:18])
     law, worth = discount(some)
     assert law.source.startswith("base and half-lives fitted together on 6 repeated runs of 18")
-    assert law.source.endswith("R_D* leans on its prior, the published one")
+    assert law.source.endswith("R_D* is not identified (prior: the published one)")
     assert worth == pytest.approx(
         effective_tokens(some.params, some.tokens, some.unique_tokens, GENTLE), rel=0.05
     )

@@ -222,7 +222,7 @@ def _joint(table: Table, single_first: bool, harm: bool) -> RepeatLaw:
     law = _law(found, centre, _profile(found, max(1.92, 0.01 * found.value)))
     runs = int((table.tokens > _REPEATED * unique).sum())
     how = f"with over-fitting, which {harmful} runs show" if harmful else "no run shows over-fitting"
-    how += "" if law.high[0] < 4 * law.low[0] else "; R_D* leans on its prior, the published one"
+    how += "" if law.high[0] < 4 * law.low[0] else "; R_D* is not identified (prior: the published one)"
     return replace(law, harmful=harmful, source=f"{source} on {runs} repeated runs of {len(table)}; {how}")
 
 
