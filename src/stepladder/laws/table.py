@@ -69,12 +69,15 @@ class Table:
         )
 
 
-def read_observations(source: Path | str | Sequence[Observation], loss_unit: str = "") -> Table:
+def read_observations(
+    source: Path | str | Sequence[Observation], loss_unit: str = "", keep: Sequence[str] = ()
+) -> Table:
     """Read runs; rows of weight 0 are left out, equal rows are merged.
 
     Args:
         source: a CSV file, or observations.
         loss_unit: unit of the loss where its column name does not say it.
+        keep: further columns of numbers of the CSV file, kept in `extra` (NaN where empty).
 
     Raises:
         LawError: the file or a value cannot be used.
@@ -87,7 +90,7 @@ def read_observations(source: Path | str | Sequence[Observation], loss_unit: str
             next_command="stepladder fit runs.csv --loss-unit nats_per_token",
         )
     if isinstance(source, (str, Path)):
-        return _finish(_read_csv(Path(source), loss_unit), Path(source).name)
+        return _finish(_read_csv(Path(source), loss_unit, keep), Path(source).name)
     return _finish(_from_observations(source, loss_unit), "observations")
 
 
@@ -107,11 +110,13 @@ def _from_observations(rows: Sequence[Observation], loss_unit: str) -> Table:
     )
 
 
-def _read_csv(path: Path, loss_unit: str) -> Table:
+def _read_csv(path: Path, loss_unit: str, keep: Sequence[str]) -> Table:
     header, rows = open_csv(path)
     loss_name, unit = _loss_column(header, loss_unit, path)
     require(header, ("params", "tokens"), path)
-    numeric = [name for name in (*_OPTIONAL, *_KNOWN_EXTRA) if name in header]
+    require(header, keep, path, "the name of a column of numbers")
+    further = dict.fromkeys((*_KNOWN_EXTRA, *keep))
+    numeric = [name for name in (*_OPTIONAL, *further) if name in header]
     text = [name for name in TEXT_COLUMNS if name in header]
     where = {name: header.index(name) for name in ("params", "tokens", *numeric, *text)}
     where["loss"] = header.index(loss_name)
@@ -137,7 +142,7 @@ def _read_csv(path: Path, loss_unit: str) -> Table:
     unknown = [name for name in header if name not in (*where, loss_name, "name", "")]
     ignored = (f"columns not used: {', '.join(unknown)}",) if unknown else ()
     extra: dict[str, Sequence[float] | Sequence[str]] = {}
-    extra.update({name: columns[name][kept].tolist() for name in numeric if name in _KNOWN_EXTRA})
+    extra.update({name: columns[name][kept].tolist() for name in numeric if name in further})
     extra.update({name: words[name] for name in text if name != "run"})
     wanted = ("params", "tokens", "loss", *_OPTIONAL)
     return Table(
