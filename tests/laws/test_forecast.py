@@ -231,7 +231,7 @@ def test_every_form_fits_and_forecasts(form):
 
 
 def test_compute_optimum_agrees_with_the_closed_form(law):
-    exact = replace(law, terms=TRUTH)
+    exact = replace(law, form="chinchilla", terms=TRUTH)
     best = best_for_budget(exact, 1e20)
     ratio = TRUTH["alpha"] * TRUTH["A"] / (TRUTH["beta"] * TRUTH["B"])
     shares = TRUTH["alpha"] + TRUTH["beta"]
@@ -242,7 +242,7 @@ def test_compute_optimum_agrees_with_the_closed_form(law):
 
 
 def test_serving_makes_the_best_model_smaller_and_unreachable_losses_are_named(law):
-    exact = replace(law, terms=TRUTH)
+    exact = replace(law, form="chinchilla", terms=TRUTH)
     plain, served = (cheapest_for_loss(exact, 2.4, inference_tokens=tokens) for tokens in (0.0, 1e13))
     assert served.params < plain.params
     assert served.tokens > plain.tokens
@@ -291,20 +291,10 @@ def test_registry_errors(tmp_path, law):
         calibrate([])
 
 
-def test_a_transition_inside_the_ladder_widens_the_interval(law):
-    rows = [replace(row, notes={"in_context_score": (i - 6.5) / 100}) for i, row in enumerate(runs())]
-    crossing = fit_law(read_observations(rows))
-    narrow, wide = forecast(law, *TARGET).loss, forecast(crossing, *TARGET).loss
-    assert wide.value == pytest.approx(narrow.value)
-    assert wide.high80 / wide.low80 > narrow.high80 / narrow.low80
-    assert from_json(Law, to_json(crossing)).spread["transition"] is True
-
-
 def test_components_are_the_sources_of_the_width(law):
     parts = components(law, *TARGET)
-    sources = {"draws", "rivals", "rollout", "bias", "noise", "transition"}
+    sources = {"draws", "rivals", "rollout", "bias", "noise"}
     assert set(parts) == {"log_loss", "horizon"} | sources
-    assert parts["transition"] == 0
     assert all(parts[name] > 0 for name in ("draws", "rivals", "rollout", "noise"))
 
 

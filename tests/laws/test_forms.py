@@ -110,7 +110,7 @@ def test_saturation_is_found_where_the_runs_show_it():
 def test_corpora_share_exponents_and_keep_their_own_levels():
     rows = runs(30, "a") + runs(8, "b", 1.2, seed=1)
     law = fit_law(read_observations(rows))
-    assert law.form == 'pooled["chinchilla", "a", "b"]'
+    assert law.form == 'pooled["coupled", "a", "b"]'
     assert law.terms["log E b"] == pytest.approx(math.log(1.2), abs=0.05)
     for corpus, scale in (("a", 1.0), ("b", 1.2)):
         said = forecast(law, *TARGET, extra={"corpus": [corpus]})
@@ -129,7 +129,7 @@ def test_a_corpus_of_few_runs_borrows_certainty():
 
 
 def test_one_corpus_is_fitted_as_before():
-    assert fit_law(read_observations(runs(20))).form == "chinchilla"
+    assert fit_law(read_observations(runs(20))).form == "coupled"
 
 
 def test_a_bend_is_seen_and_widens_only():

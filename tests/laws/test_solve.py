@@ -5,7 +5,7 @@ import pytest
 
 from stepladder.laws.estimate import FitOptions, columns_of, estimate, fit_form, prior_of
 from stepladder.laws.forms import FORMS, design, predict, to_constants, to_theta
-from stepladder.laws.solve import CurveProblem, Data, Prior, TermsProblem, minimise
+from stepladder.laws.solve import CoupledProblem, CurveProblem, Data, Prior, TermsProblem, minimise
 from stepladder.laws.table import read_observations
 from stepladder.records import Observation
 
@@ -31,12 +31,8 @@ def problem(form, table, weight=None):
     matrix = design(form, columns.centred)
     weight = columns.weight[None] if weight is None else weight
     data = Data(log_loss=columns.log_loss[None], weight=weight, delta=0.004, sigma=0.005)
-    return TermsProblem(
-        design=matrix,
-        offset=np.zeros(matrix.shape[:2]),
-        data=data,
-        prior=prior_of(form, columns, FitOptions()),
-    )
+    made = CoupledProblem if form.coupled else TermsProblem
+    return made(design=matrix, data=data, prior=prior_of(form, columns, FitOptions()))
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -57,10 +53,38 @@ def test_gradient_and_hessian_agree_with_differences(name):
     assert np.all(np.linalg.eigvalsh(upper[0]) > 0)
 
 
-def test_minimum_is_not_above_scipys():
+def test_kappa_of_one_adds_the_terms():
+    params, tokens = np.array([1e6, 1e8, 1e10]), np.array([1e9, 1e9, 1e11])
+    added = predict("chinchilla", TRUTH, params, tokens)
+    assert predict("coupled", TRUTH | {"kappa": 1.0}, params, tokens) == pytest.approx(added)
+    # Towards zero only the larger term is left: the bottleneck.
+    larger = np.maximum(TRUTH["A"] / params ** TRUTH["alpha"], TRUTH["B"] / tokens ** TRUTH["beta"])
+    assert predict("coupled", TRUTH | {"kappa": 1e-3}, params, tokens) == pytest.approx(
+        TRUTH["E"] + larger, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("kappa", [0.4, 0.7, 1.0])
+def test_kappa_is_found(kappa):
+    params, tokens = (item.ravel() for item in np.meshgrid(np.logspace(6, 9, 7), np.logspace(8, 11, 7)))
+    loss = predict("coupled", TRUTH | {"kappa": kappa}, params, tokens)
+    rows = [
+        Observation(run=str(i), params=n, tokens=d, loss=y * np.exp(e))
+        for i, (n, d, y, e) in enumerate(
+            zip(params, tokens, loss, np.random.default_rng(0).normal(0, 1e-3, 49), strict=True)
+        )
+    ]
+    fitted = fit_form(FORMS["coupled"], read_observations(rows), FitOptions())
+    found = to_constants(fitted.form, fitted.theta, fitted.columns.centre)
+    assert fitted.certified
+    assert found["kappa"] == pytest.approx(kappa, abs=0.08)
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "coupled"])
+def test_minimum_is_not_above_scipys(name):
     from scipy.optimize import minimize
 
-    form, table = FORMS["chinchilla"], ladder(0.006, seed=4)
+    form, table = FORMS[name], ladder(0.006, seed=4)
     task = problem(form, table)
     rows = np.zeros(1, dtype=int)
     ours = minimise(task, task.prior.mean, rows)

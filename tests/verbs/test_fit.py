@@ -56,7 +56,7 @@ def test_csv_in_csv_out(files, capsys):
 def test_json_is_the_only_thing_on_stdout(files, capsys):
     fit(files / "runs.csv", predict=files / "targets.csv", out=files / "forecast.csv", json_=True)
     value = json.loads(capsys.readouterr().out)
-    assert set(value) == {"law", "notes", "forecasts"}
+    assert set(value) == {"law", "notes", "forecasts", "next_runs"}
 
 
 def test_refused_rows_keep_an_interval_and_a_reason(files):

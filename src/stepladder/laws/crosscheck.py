@@ -70,9 +70,10 @@ def cross_checks(table: Table, form_name: str, constants: Mapping[str, float]) -
     """Exponents of N_opt in C by isoFLOP parabolas and by the envelope, and how far each misreads the law.
 
     Keys: law_exponent, then parabola_exponent and parabola_bias, envelope_exponent and envelope_bias where
-    the runs allow them. Only for the joint law with two exponents.
+    the runs allow them. Only for the joint laws with two exponents, whose optimum is
+    the same whatever κ.
     """
-    if form_name != "chinchilla" or min(constants["alpha"], constants["beta"]) <= 0:
+    if form_name not in ("coupled", "chinchilla") or min(constants["alpha"], constants["beta"]) <= 0:
         return {}
     true = constants["beta"] / (constants["alpha"] + constants["beta"])
     found = {"law_exponent": true}

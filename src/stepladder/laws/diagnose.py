@@ -293,19 +293,13 @@ def _mixed_units(fitted: Estimate) -> Iterator[str]:
         yield f"{fewer} losses lie {math.exp(apart):.2f}x from the others: bits and nats mixed?"
 
 
-def transition_inside(table: Table) -> bool:
-    """Whether some runs make use of their context and others do not (in-context scores of both signs)."""
-    score = _numeric(table, "in_context_score")
-    return score is not None and bool(score.min() < 0 < score.max())
-
-
 def _transition(table: Table) -> Iterator[str]:
     """The in-context score (loss early minus loss late in the context) changes sign at a transition."""
     score = _numeric(table, "in_context_score")
     if score is None:
         return
     largest = int(np.argmax(table.params * table.tokens))
-    if transition_inside(table):
+    if score.min() < 0 < score.max():
         yield (
             f"{int((score > 0).sum())} of {len(score)} runs have an in-context score above zero, the others "
             "below: a transition lies inside the ladder"

@@ -6,7 +6,7 @@ import numpy as np
 
 from stepladder.errors import LawError
 from stepladder.laws.forms import Form, columns_at, design
-from stepladder.laws.solve import Array, Data, Prior, TermsProblem, minimise
+from stepladder.laws.solve import Array, CoupledProblem, Data, Prior, TermsProblem, minimise
 from stepladder.laws.table import Table
 
 HUBER_DELTA = 1e-3  # Hoffmann et al., arXiv:2203.15556, appendix D.2
@@ -32,12 +32,13 @@ _LEAST_EFFECTIVE = 6.0
 class FitOptions:
     """How a law is fitted.
 
+    form: "auto" is the coupled law where the runs are enough for it (`fit.fit_law`), else a name in `FORMS`.
     method: "auto" (scale of the Huber loss from the data, weak priors, weights C^weight_power) or "plain"
     (the published procedure: δ = 1e-3, no prior, no weights). weight_power: None lets the residuals
     choose. floor: () or (E, relative standard deviation) that pins or draws the irreducible loss.
     """
 
-    form: str = "chinchilla"
+    form: str = "auto"
     method: str = "auto"
     size: str = "params"
     delta: float = 0.0
@@ -295,9 +296,8 @@ def _solve(
     steps: int = 200,
 ) -> Estimate:
     matrix = design(form, columns.centred)
-    problem = TermsProblem(
+    problem = (CoupledProblem if form.coupled else TermsProblem)(
         design=matrix,
-        offset=np.zeros(matrix.shape[:2]),
         data=data,
         prior=prior_of(form, columns, options),
     )
@@ -374,4 +374,4 @@ def with_rows(
         weight=data.weight if weight is None else weight,
     )
     prior = prior if prior_mean is None else replace(prior, mean=prior_mean)
-    return TermsProblem(design=fitted.problem.design, offset=fitted.problem.offset, data=data, prior=prior)
+    return replace(fitted.problem, data=data, prior=prior)

@@ -9,7 +9,7 @@ import numpy as np
 
 from stepladder.errors import LawError
 from stepladder.laws.crosscheck import cross_checks
-from stepladder.laws.diagnose import diagnose, refuse, transition_inside
+from stepladder.laws.diagnose import diagnose, refuse
 from stepladder.laws.estimate import (
     MILD_POWER,
     Estimate,
@@ -46,7 +46,7 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
         LawError: fewer than three runs, or an unknown form, or no convergence at all.
     """
     options = options or FitOptions()
-    form = _pooled(form_named(options.form), table)
+    form = _pooled(_form_for(table, options), table)
     if len(table) < LEAST_POINTS:
         raise LawError(
             "too few runs for any law",
@@ -73,13 +73,19 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
         quality=_quality(fitted, rolled, draws)
         | {"replicate_sigma": replicate_noise(table)[0]}
         | cross_checks(replace(table, params=size), form.name, constants),
-        spread={
-            **_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
-            "transition": transition_inside(table),
-        },
+        spread=_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
     )
     law = replace(law, warnings=diagnose(law, table, fitted, rolled), refusal=refuse(law, table, fitted))
     return replace(law, fingerprint=fingerprint({"law": _stable(law), "options": str(options)}))
+
+
+def _form_for(table: Table, options: FitOptions) -> Form:
+    """The form asked for; "auto" is the coupled law, and Chinchilla's where the runs are too few for κ or the
+    published procedure is wanted."""
+    if options.form != "auto":
+        return form_named(options.form)
+    few = len(table) < len(FORMS["coupled"].names) + 2
+    return FORMS["chinchilla" if few or options.method == "plain" else "coupled"]
 
 
 def _pooled(form: Form, table: Table) -> Form:
@@ -172,11 +178,10 @@ def _rivals(table: Table, fitted: Estimate, options: FitOptions) -> list[dict[st
 def _rival_forms(form: Form, power: float, other: float) -> list[tuple[Form, float]]:
     if form.name.startswith("experts"):
         return [(form, other), (experts_form(), power)]
-    joint, tied = FORMS["chinchilla"], FORMS["chinchilla-tied"]
-    if form.name.startswith("pooled"):
-        _, *corpora = json.loads(form.name.removeprefix("pooled"))
-        joint, tied = pooled_form(joint, corpora), pooled_form(tied, corpora)
-    return [(joint, other), (tied, power), (bent_form(joint), power)]
+    base, *corpora = json.loads(form.name.removeprefix("pooled")) if "pooled" in form.name else [form.name]
+    joint = FORMS["coupled" if base == "coupled" else "chinchilla"]
+    rivals = [(joint, other), (FORMS["chinchilla-tied"], power), (bent_form(joint), power)]
+    return [(pooled_form(f, corpora) if corpora else f, p) for f, p in rivals]
 
 
 def _stable(law: Law) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """A law and a target in; a Forecast with intervals of 80 and 95 %, or a refusal with its reason, out.
 
 The width adds up, in squares, what each source of error amounts to at the target: bootstrap draws of the
-constants, half of the spread to other forms and weights, the noise of a single run, a transition inside the
-ladder, and 0.4 of the error that the law made in roll-outs, which grows as 0.35 + log10(C / C_fit). The
-factors are set so that hold-outs of ten public sets and synthetic ladders are covered (figures in
+constants, half of the spread to other forms and weights, the noise of a single run, and 0.4 of the error that
+the law made in roll-outs, which grows as 0.35 + log10(C / C_fit). The factors are set so that hold-outs of ten public sets and synthetic ladders are covered (figures in
 bench/laws/README.md).
 """
 
@@ -21,9 +20,6 @@ from stepladder.laws.solve import Array
 from stepladder.records import Forecast, Interval, Law
 
 _RIVALS, _ROLLOUT = 0.5, 0.4
-# A ladder with runs on both sides of the in-context transition: what the target gains from its context is not
-# in the law. Two such ladders were 1.7 % too high at ten times their compute (docs/log.md, 2026-11-24).
-_TRANSITION = 0.010
 _Q80, _Q95 = 1.4, 2.4
 # A refused forecast: every source in full, and Student's t with four degrees of freedom.
 _T80, _T95 = 1.533, 2.776
@@ -64,7 +60,6 @@ def components(law: Law, params: float, tokens: float, extra: Extra | None = Non
         "rollout": float(np.nan_to_num(law.quality["rollout_rms"])) * grown,
         "bias": float(np.nan_to_num(law.quality["rollout_bias"])) * grown,
         "noise": law.quality["sigma"],
-        "transition": _TRANSITION * grown if law.spread.get("transition") else 0.0,
     }
 
 
@@ -154,7 +149,6 @@ def _root(parts: dict[str, float], rivals: float, rollout: float) -> float:
         + (rollout * parts["rollout"]) ** 2
         + parts["noise"] ** 2
         + parts["repeat"] ** 2
-        + parts["transition"] ** 2
     )
 
 

@@ -62,14 +62,13 @@ class Prior:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TermsProblem:
-    """log L = logsumexp over k of (offset_k + G_k θ): every law whose terms are log-linear in θ.
+    """log L = logsumexp over k of G_k θ: every law whose terms are log-linear in θ.
 
     With softmax shares s_k the gradient of log L is J = Σ s_k G_k and its Hessian
     Σ s_k G_k G_kᵀ - J Jᵀ, so that one Newton step of the whole batch is a handful of matrix products.
     """
 
     design: Array
-    offset: Array
     data: Data
     prior: Prior
     _flat: Array = field(init=False)
@@ -91,7 +90,7 @@ class TermsProblem:
 
     @property
     def points(self) -> int:
-        return self.offset.size
+        return self.design.shape[0] * self.design.shape[1]
 
     def log_loss(self, theta: Array) -> Array:
         """Predicted log-loss (B, n)."""
@@ -106,7 +105,6 @@ class TermsProblem:
         return fit + 0.5 * (off**2 @ self.prior.precision)
 
     def quadratic(self, theta: Array, rows: Array) -> tuple[Array, Array, Array, Array]:
-        B, p = theta.shape
         log_loss, weight = self.data.pick(rows)
         delta = self.data.delta
         predicted, shares = self._forward(theta)
@@ -119,24 +117,93 @@ class TermsProblem:
         off = theta - self.prior.pick(rows)
         precision = self.prior.precision
         value = np.sum(slope * (residual - clipped / 2), axis=1) + 0.5 * (off**2 @ precision)
+        gradient, hessian, upper = self._parts(theta, shares, slope, inside, majoriser)
+        diagonal = np.diag(precision)
+        return value, gradient + off * precision, hessian + diagonal, upper + diagonal
+
+    def _parts(
+        self, theta: Array, shares: Array, slope: Array, inside: Array, majoriser: Array
+    ) -> tuple[Array, Array, Array]:
+        """Gradient (B, p), Hessian and majoriser (B, p, p) of the data's part."""
+        B, p = theta.shape
         weighted = (shares * slope[:, None, :]).reshape(B, -1)
-        gradient = weighted @ self._flat + off * precision
-        products = np.stack([shares[:, k] * shares[:, j] for k, j in self._pairs], axis=1)
+        products = self._paired(shares)
         curved = (products * (inside - slope)[:, None, :]).reshape(B, -1)
         bowl = (products * majoriser[:, None, :]).reshape(B, -1)
         hessian = (curved @ self._products + weighted @ self._squares).reshape(B, p, p)
-        upper = (bowl @ self._products).reshape(B, p, p)
-        diagonal = np.diag(precision)
-        return value, gradient, hessian + diagonal, upper + diagonal
+        return weighted @ self._flat, hessian, (bowl @ self._products).reshape(B, p, p)
+
+    def _paired(self, shares: Array) -> Array:
+        return np.stack([shares[:, k] * shares[:, j] for k, j in self._pairs], axis=1)
+
+    def _logits(self, theta: Array) -> Array:
+        K, n, _ = self.design.shape
+        return (theta @ self._flat.T).reshape(len(theta), K, n)
 
     def _forward(self, theta: Array) -> tuple[Array, Array]:
-        K, n = self.offset.shape
-        logits = (theta @ self._flat.T).reshape(len(theta), K, n) + self.offset
-        top = logits.max(axis=1)
-        shares = np.exp(logits - top[:, None, :])
-        total = shares.sum(axis=1)
-        shares /= total[:, None, :]
-        return top + np.log(total), shares
+        return softmax(self._logits(theta))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoupledProblem(TermsProblem):
+    """As `TermsProblem`, with the terms after the first joined as (Σ term^(1/κ))^κ; log κ is the last of θ.
+
+    With logits z_k of the joined terms, their shares q_k among each other, entropy H, and S the share of all
+    of them: R = κ logsumexp(z/κ), dR/dlog κ = κ H, d²R/dlog κ² = κ H + Var_q(z)/κ, and
+    d(∇R)/dlog κ = -Σ q_k (z_k - z̄)/κ G_k. Among the joined ∇²R = (Σ q_k G_k G_kᵀ - g gᵀ)/κ, g = Σ q_k G_k.
+    """
+
+    def _forward(self, theta: Array) -> tuple[Array, Array]:
+        logits, kappa = self._logits(theta), np.exp(theta[:, -1])[:, None]
+        joined, inner = softmax(logits[:, 1:] / kappa[:, None])
+        log_loss, outer = softmax(np.stack([logits[:, 0], kappa * joined], axis=1))
+        return log_loss, np.concatenate([outer[:, :1], outer[:, 1:] * inner], axis=1)
+
+    def _parts(
+        self, theta: Array, shares: Array, slope: Array, inside: Array, majoriser: Array
+    ) -> tuple[Array, Array, Array]:
+        B, p = theta.shape
+        kappa = np.exp(theta[:, -1])[:, None]
+        all_joined = np.maximum(shares[:, 1:].sum(axis=1), 1e-300)
+        weighted = shares * slope[:, None]
+        products = self._paired(shares)
+        among = np.array([k > 0 for k, _ in self._pairs], dtype=float)[:, None]
+        curved = products * (
+            (inside - slope)[:, None] + among * (slope * (1 - 1 / kappa) / all_joined)[:, None]
+        )
+        powered = np.concatenate([weighted[:, :1], weighted[:, 1:] / kappa[:, None]], axis=1)
+        bowl = products * majoriser[:, None]
+        hessian = (curved.reshape(B, -1) @ self._products + powered.reshape(B, -1) @ self._squares).reshape(
+            B, p, p
+        )
+        upper = (bowl.reshape(B, -1) @ self._products).reshape(B, p, p)
+        gradient = weighted.reshape(B, -1) @ self._flat
+
+        inner, logits = shares[:, 1:] / all_joined[:, None], self._logits(theta)[:, 1:]
+        # (z_k - z̄)/κ, and κ H as the sum over q_k of -κ log q_k.
+        lean = (logits - np.sum(inner * logits, axis=1, keepdims=True)) / kappa[:, None]
+        entropy = kappa * (softmax(logits / kappa[:, None])[0] - np.sum(inner * logits, axis=1) / kappa)
+        own = all_joined * entropy
+        mixed = -shares * own[:, None]
+        mixed[:, 1:] += shares[:, 1:] * (entropy[:, None] - lean)
+        row = (mixed * slope[:, None] + shares * (inside * own)[:, None]).reshape(B, -1) @ self._flat
+        bend = entropy + kappa * np.sum(inner * lean**2, axis=1) + entropy**2
+        gradient[:, -1] = np.sum(slope * own, axis=1)
+        row[:, -1] = np.sum(inside * own**2 + slope * (all_joined * bend - own**2), axis=1)
+        hessian[:, -1], hessian[:, :, -1] = row, row
+        row = (shares * (majoriser * own)[:, None]).reshape(B, -1) @ self._flat
+        row[:, -1] = np.sum(majoriser * own**2, axis=1)
+        upper[:, -1], upper[:, :, -1] = row, row
+        return gradient, hessian, upper
+
+
+def softmax(logits: Array) -> tuple[Array, Array]:
+    """Log of the sum of exponentials over axis 1, and each one's share."""
+    top = logits.max(axis=1)
+    shares = np.exp(logits - top[:, None])
+    total = shares.sum(axis=1)
+    shares /= total[:, None]
+    return top + np.log(total), shares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,8 +17,8 @@ def fit(
     law: Annotated[Path | None, Parameter(help="Write the law here as JSON.")] = None,
     loss_unit: Annotated[str, Parameter(help="nats_per_token or bits_per_byte.")] = "",
     form: Annotated[
-        str, Parameter(help="chinchilla, chinchilla-tied, gadre, kaplan-n, experts, ...")
-    ] = "chinchilla",
+        str, Parameter(help="auto, coupled, chinchilla, chinchilla-tied, gadre, kaplan-n, experts, ...")
+    ] = "auto",
     floor: Annotated[
         str, Parameter(help="Irreducible loss: 1.7 pins it, 1.7:0.1 draws it there (10 % deviation).")
     ] = "",
