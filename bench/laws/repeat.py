@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stepladder.laws.discount import discount, effective_tokens, most_useful_epochs
 from stepladder.laws.estimate import FitOptions
 from stepladder.laws.fit import fit_law
 from stepladder.laws.forms import predict
@@ -18,10 +19,7 @@ from stepladder.laws.repeat import (
     C4,
     PUBLISHED_PAIR,
     RepeatLaw,
-    discount,
-    effective_tokens,
     fit_repeat,
-    most_useful_epochs,
 )
 from stepladder.laws.table import Table, read_observations
 

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 
 from stepladder.errors import LawError
+from stepladder.laws.discount import discount, effective_tokens, most_useful_epochs
 from stepladder.laws.repeat import (
     C4,
     PUBLISHED_PAIR,
     RepeatLaw,
-    discount,
-    effective_tokens,
     fit_repeat,
     harmful_runs,
-    most_useful_epochs,
 )
 from stepladder.laws.table import Table, read_observations
 from stepladder.records import Observation

@@ -10,6 +10,7 @@ import numpy as np
 from stepladder.errors import LawError
 from stepladder.laws.crosscheck import cross_checks
 from stepladder.laws.diagnose import diagnose, refuse
+from stepladder.laws.discount import discount
 from stepladder.laws.estimate import (
     MILD_POWER,
     Estimate,
@@ -29,9 +30,10 @@ from stepladder.laws.forms import (
     pooled_form,
     to_constants,
 )
+from stepladder.laws.repeat import REPEATED
 from stepladder.laws.rollout import Rollout, draw, roll_out
 from stepladder.laws.table import Table
-from stepladder.records import Law
+from stepladder.records import Law, to_json
 from stepladder.store import fingerprint
 
 LEAST_POINTS = 3
@@ -47,6 +49,9 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
     """
     options = options or FitOptions()
     form = _pooled(_form_for(table, options), table)
+    repeats = (table.tokens > REPEATED * table.unique_tokens).any()
+    repeat, worth = discount(table) if repeats else (None, table.tokens)
+    table = replace(table, tokens=worth)
     if len(table) < LEAST_POINTS:
         raise LawError(
             "too few runs for any law",
@@ -73,7 +78,10 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
         quality=_quality(fitted, rolled, draws)
         | {"replicate_sigma": replicate_noise(table)[0]}
         | cross_checks(replace(table, params=size), form.name, constants),
-        spread=_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
+        spread={
+            **_spread(fitted, rolled, draws, _rivals(table, fitted, options)),
+            "repeat": to_json(repeat) if repeat else None,
+        },
     )
     law = replace(law, warnings=diagnose(law, table, fitted, rolled), refusal=refuse(law, table, fitted))
     return replace(law, fingerprint=fingerprint({"law": _stable(law), "options": str(options)}))

@@ -2,32 +2,33 @@
 
 The width adds up, in squares, what each source of error amounts to at the target: bootstrap draws of the
 constants, half of the spread to other forms and weights, the noise of a single run, and 0.4 of the error that
-the law made in roll-outs, which grows as 0.35 + log10(C / C_fit). The factors are set so that hold-outs of ten public sets and synthetic ladders are covered (figures in
-bench/laws/README.md).
+the law made in roll-outs, which grows as 0.35 + log10(C / C_fit). The factors are set so that hold-outs of
+ten public sets and synthetic ladders are covered (figures in bench/laws/README.md).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from stepladder.errors import LawError
+from stepladder.laws.discount import PUBLISHED, effective_tokens, most_useful_epochs
 from stepladder.laws.forms import Extra, columns_at, form_named, predict_theta
 from stepladder.laws.nextrun import next_run
+from stepladder.laws.repeat import RepeatLaw
 from stepladder.laws.rollout import HORIZON_OFFSET
 from stepladder.laws.solve import Array
-from stepladder.records import Forecast, Interval, Law
+from stepladder.laws.targets import Target
+from stepladder.records import Forecast, Interval, Law, from_json
 
 _RIVALS, _ROLLOUT = 0.5, 0.4
-_Q80, _Q95 = 1.4, 2.4
+_Q80, _Q95 = 1.2, 2.3
 # A refused forecast: every source in full, and Student's t with four degrees of freedom.
 _T80, _T95 = 1.533, 2.776
 LARGEST_HALF_WIDTH = 0.30
 LONG_HORIZON = 30.0
-# Tokens seen again are worth less, with a half-life that the published fit puts at 15 repetitions and that
-# its data allow from 9 upwards (Muennighoff et al., arXiv:2305.16264; `repeat.fit_repeat` on its rows).
-_REPEATS, _REPEATS_LOW, _REPEATS_HIGH = 15.4, 5.0, 100.0
 
 
 def log_losses(
@@ -88,7 +89,7 @@ def forecast(
     for name, value in (("params", params), ("tokens", tokens), ("unique_tokens", unique_tokens)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise LawError(f"{name} of {run} must be a number above zero", got=str(value))
-    worth, repeat_spread = _discount(law, params, tokens, unique_tokens)
+    worth, repeat_spread = _discount(law, params, tokens, unique_tokens, extra)
     parts = components(law, params, worth, extra) | {"repeat": repeat_spread}
     usual = _root(parts, _RIVALS, _ROLLOUT)
     reason = law.refusal
@@ -152,11 +153,40 @@ def _root(parts: dict[str, float], rivals: float, rollout: float) -> float:
     )
 
 
-def _discount(law: Law, params: float, tokens: float, unique: float | None) -> tuple[float, float]:
+def _discount(
+    law: Law, params: float, tokens: float, unique: float | None, extra: Extra | None
+) -> tuple[float, float]:
     """Tokens that new ones would have to number, and what not knowing the half-life adds to log-loss."""
     if unique is None or unique >= tokens:
         return tokens, 0.0
-    again = tokens / unique - 1.0
-    worth = [unique * (1 + r * -math.expm1(-again / r)) for r in (_REPEATS, _REPEATS_LOW, _REPEATS_HIGH)]
-    ends = [components(law, params, item)["log_loss"] for item in worth[1:]]
-    return worth[0], abs(ends[0] - ends[1]) / 2
+    repeat = repeat_law(law)
+    # Half-lives of which nothing bounds the upper end: from some point on they no longer matter.
+    lives = [max(repeat.low[0], 1.0), min(repeat.high[0], 1e6)]
+    laws = (repeat, *(replace(repeat, data_halflife=life) for life in lives))
+    size, data, new = (np.array([value]) for value in (params, tokens, unique))
+    worth = [float(effective_tokens(size, data, new, item)[0]) for item in laws]
+    ends = [components(law, params, item, extra)["log_loss"] for item in worth[1:]]
+    return worth[0], abs(ends[0] - ends[1]) / 2 / 1.96
+
+
+def repeat_law(law: Law) -> RepeatLaw:
+    """The law of repetition of the law's own runs, or the published one."""
+    found = law.spread.get("repeat")
+    return from_json(RepeatLaw, found) if found else PUBLISHED
+
+
+def repeat_warnings(law: Law, targets: Sequence[Target]) -> tuple[str, ...]:
+    """Targets that repeat their data beyond what pays."""
+    warnings = []
+    for target in targets:
+        epochs = target.tokens / (target.unique_tokens or target.tokens)
+        if epochs <= 1:
+            continue
+        spent, harms = most_useful_epochs(repeat_law(law), target.params, float(target.unique_tokens or 0))
+        if epochs > spent:
+            more = f" and from {harms:.0f} on the loss rises" if math.isfinite(harms) else ""
+            warnings.append(
+                f"{target.run} sees its data {epochs:.3g} times: beyond {spent:.0f} a token seen again is "
+                f"worth less than a tenth of a new one{more}"
+            )
+    return tuple(warnings)

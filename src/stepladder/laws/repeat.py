@@ -41,8 +41,8 @@ _SPREAD = np.array([0.5, 0.7, 0.7, 0.15, 0.15, 1.0, 1.0, 2.0, 0.5, 0.5, 0.7, 1.0
 _ABSENT = -60.0  # log F of a law without over-fitting
 _USUAL_SIGMA, _TUNING = 0.005, 1.345  # as in `estimate`
 _RISEN = 0.02  # four times what seeds differ by
-_LEAST_SINGLE, _LEAST_REPEATED = 20, 5
-_REPEATED = 1.01
+_LEAST_SINGLE, LEAST_REPEATED = 20, 5
+REPEATED = 1.01  # epochs from which a run counts as repeating its data
 _LEAST_GAIN = 10.0  # of log-likelihood: over-fitting has six constants
 
 
@@ -115,7 +115,7 @@ def fit_repeat(
     """
     if base is not None and not np.isfinite(table.unique_tokens).all():
         raise LawError("a repeated-data law needs the column unique_tokens in every row")
-    if not (table.tokens > _REPEATED * table.unique_tokens).any():
+    if not (table.tokens > REPEATED * table.unique_tokens).any():
         raise LawError("no run repeats its data", got="tokens <= unique_tokens in every row")
     return _over(table, base) if base is not None else _joint(table, single_first, harm)
 
@@ -133,57 +133,6 @@ def harmful_runs(table: Table) -> int:
     longer = table.tokens[:, None] > 1.1 * table.tokens
     worse = table.loss[:, None] > (1 + _RISEN) * table.loss
     return int((same & longer & worse).any(axis=1).sum())
-
-
-def effective_tokens(params: Array, tokens: Array, unique_tokens: Array, law: RepeatLaw) -> Array:
-    """Tokens of new data that end at the same loss; never more than `tokens`, equal where none repeats."""
-    params, tokens = np.asarray(params, float), np.asarray(tokens, float)
-    goal = law.loss(params, tokens, unique_tokens)
-    # New tokens lower the loss without end, so the answer is unique: bisect its logarithm.
-    low, high = np.log(tokens) - 20.0, np.log(tokens)
-    for _ in range(40):
-        middle = (low + high) / 2
-        new = np.exp(middle)
-        short = law.loss(params, new, new) > goal
-        low, high = np.where(short, middle, low), np.where(short, high, middle)
-    return np.where(tokens > unique_tokens, np.exp(high), tokens)
-
-
-def most_useful_epochs(
-    law: RepeatLaw, params: float, unique_tokens: float, *, least_worth: float = 0.1
-) -> _Pair:
-    """Epochs after which a token seen again is worth less than `least_worth` of a new one, and after which
-    the loss rises (infinite where it never does within 10,000 epochs)."""
-    epochs = np.geomspace(1.0, 1e4, 1000)
-    size, tokens, unique = np.full(1000, params), epochs * unique_tokens, np.full(1000, unique_tokens)
-    marginal = np.diff(effective_tokens(size, tokens, unique, law)) / np.diff(tokens)
-    best = int(np.argmin(law.loss(size, tokens, unique)))
-    spent = np.flatnonzero(marginal < least_worth)
-    useful = float(epochs[spent[0]]) if len(spent) else float("inf")
-    return useful, float(epochs[best]) if law.harm and best < 999 else float("inf")
-
-
-def discount(table: Table) -> tuple[RepeatLaw, Array]:
-    """The law of repetition for these runs and the effective tokens of each.
-
-    Ten runs of which five repeat their data are fitted: where they do not tell the half-lives, these stay at
-    the published ones, their priors. Fewer get the published R_D*, no size discounted. `source` says which.
-    """
-    repeated = int((table.tokens > _REPEATED * table.unique_tokens).sum())
-    if repeated >= _LEAST_REPEATED and len(table) >= 2 * _LEAST_REPEATED:
-        law = _joint(table, True, True)
-        return law, effective_tokens(table.params, table.tokens, table.unique_tokens, law)
-    law = RepeatLaw(
-        base=C4,
-        data_halflife=PUBLISHED_PAIR[0],
-        size_halflife=float("inf"),
-        objective=float("nan"),
-        agreeing=0,
-        low=(5.0, float("inf")),
-        high=(100.0, float("inf")),
-        source=f"published half-life of data (arXiv:2305.16264): {repeated} repeated runs are too few",
-    )
-    return law, effective_tokens(table.params, table.tokens, table.unique_tokens, law)
 
 
 def _over(table: Table, base: Mapping[str, float]) -> RepeatLaw:
@@ -206,7 +155,7 @@ def _joint(table: Table, single_first: bool, harm: bool) -> RepeatLaw:
     """All constants from the runs, the noise estimated and the fit repeated as in `estimate`."""
     harmful = harmful_runs(table) if harm else 0
     unique = np.where(np.isfinite(table.unique_tokens), table.unique_tokens, table.tokens)
-    single = np.flatnonzero(table.tokens <= _REPEATED * unique)
+    single = np.flatnonzero(table.tokens <= REPEATED * unique)
     theta, free = _prior_mean(table, harmful), np.arange(13 if harmful else 7)
     centre = (float(np.log(table.params).mean()), float(np.log(unique).mean()))
     source = "base and half-lives fitted together"
@@ -220,7 +169,7 @@ def _joint(table: Table, single_first: bool, harm: bool) -> RepeatLaw:
         if found.cost(without.residual) < found.cost(found.residual) + _LEAST_GAIN:
             found, harmful = without, 0
     law = _law(found, centre, _profile(found, max(1.92, 0.01 * found.value)))
-    runs = int((table.tokens > _REPEATED * unique).sum())
+    runs = int((table.tokens > REPEATED * unique).sum())
     how = f"with over-fitting, which {harmful} runs show" if harmful else "no run shows over-fitting"
     how += "" if law.high[0] < 4 * law.low[0] else "; R_D* is not identified (prior: the published one)"
     return replace(law, harmful=harmful, source=f"{source} on {runs} repeated runs of {len(table)}; {how}")

@@ -57,6 +57,15 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
             for name, words in (("parabola", "isoFLOP parabolas"), ("envelope", "the envelope"))
             if f"{name}_exponent" in quality
         ]
+    if law.spread.get("repeat"):
+        repeat = law.spread["repeat"]
+        lines.append(
+            f"repetition the worth of a token seen again fades over {repeat['data_halflife']:.3g} epochs "
+            f"({repeat['low'][0]:.3g} to {repeat['high'][0]:.3g})"
+        )
+        lines.append(f"{'':<10} {repeat['source']}")
+        if repeat["harmful"]:
+            lines.append(f"{'':<10} {repeat['harmful']} runs ended worse than a shorter one on the same data")
     lines += [f"note       {note}" for note in notes]
     lines += [f"warning    {warning}" for warning in law.warnings]
     lines += [f"REFUSED    {law.refusal}"] if law.refusal else []

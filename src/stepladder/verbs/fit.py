@@ -39,7 +39,7 @@ def fit(
     from stepladder.laws.estimate import FitOptions, parse_floor
     from stepladder.laws.fit import fit_law
     from stepladder.laws.forms import form_named
-    from stepladder.laws.intervals import forecast, target_warnings
+    from stepladder.laws.intervals import forecast, repeat_warnings, target_warnings
     from stepladder.laws.nextrun import next_runs
     from stepladder.laws.registry import freeze, write_forecasts
     from stepladder.laws.show import forecast_csv, forecast_text, law_text, next_runs_text
@@ -81,7 +81,7 @@ def fit(
     print(law_text(fitted, table.notes))
     if forecasts:
         print("\n" + forecast_text(forecasts))
-        for warning in target_warnings(fitted, forecasts):
+        for warning in (*target_warnings(fitted, forecasts), *repeat_warnings(fitted, targets)):
             print(f"warning: {warning}")
     if further:
         print("\n" + next_runs_text(further, targets[0].run if targets else "a run of ten times the compute"))
