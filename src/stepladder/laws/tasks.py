@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.errors import LawError
-from stepladder.laws.estimate import FitOptions
+from stepladder.laws.estimate import FitOptions, fit_form
 from stepladder.laws.fit import fit_law
-from stepladder.laws.forms import predict
+from stepladder.laws.forms import Extra, form_named, predict, to_constants
 from stepladder.laws.intervals import forecast
 from stepladder.laws.link import (
     HORIZON_OFFSET,
@@ -145,13 +145,16 @@ def fit_task(runs: TaskRuns, law: Law | None = None, *, links: Sequence[str] = t
     )
 
 
-def forecast_task(task: TaskLaw, params: float, tokens: float, *, run: str = "target") -> Forecast:
-    """The metric of one run: the Forecast's `loss` holds it and `loss_unit` names it.
+def forecast_task(
+    task: TaskLaw, params: float, tokens: float, *, run: str = "target", extra: Extra | None = None
+) -> Forecast:
+    """The metric of one run: the Forecast's `loss` holds it and `loss_unit` names it; `extra` is the loss
+    law's (corpus or experts of the run).
 
     Raises:
         LawError: params or tokens are not positive numbers.
     """
-    loss = forecast(task.law, params, tokens, run=run)
+    loss = forecast(task.law, params, tokens, run=run, extra=extra)
     reason = task.refusal or (loss.reason if task.route == "two-step" else "")
     wider = _WIDER if reason else 1.0
     value, low80, high80 = _interval(task, loss, "80", wider)
@@ -250,22 +253,22 @@ def _check(runs: TaskRuns) -> None:
 
 def _sample(runs: TaskRuns, law: Law) -> Sample:
     known = np.flatnonzero(np.isfinite(runs.values))
-    table = runs.table
-    size = getattr(table, law.size_column)
-    every, log_c = np.log(size * table.tokens), np.log(size * table.tokens)[known]
-    levels = cut_levels(log_c)
-    options = FitOptions(form=law.form, size=law.size_column, bootstraps=20)
+    table, seen = runs.table, runs.table.take(known)
+    form, options = form_named(law.form), FitOptions(form=law.form, size=law.size_column)
+    size, log_c = getattr(seen, law.size_column), np.log(getattr(table, law.size_column) * table.tokens)
+    levels = cut_levels(log_c[known])
     losses = []
     for level in levels:
-        below = fit_law(table.take(np.flatnonzero(every <= level + 1e-9)), options)
-        losses.append(predict(below.form, below.terms, size[known], table.tokens[known]))
+        below = fit_form(form, table.take(np.flatnonzero(log_c <= level + 1e-9)), options)
+        constants = to_constants(form, below.theta, below.columns.centre)
+        losses.append(predict(law.form, constants, size, seen.tokens, seen.extra))
     values = runs.values[known]
     middle = float(np.clip(values.mean(), 0.02, 0.98))
     binomial = math.sqrt(middle * (1 - middle) / runs.examples) if runs.examples else 0.0
     return Sample(
-        loss=table.loss[known],
-        size=size[known],
-        tokens=table.tokens[known],
+        loss=seen.loss,
+        size=size,
+        tokens=seen.tokens,
         accuracy=values if runs.higher_is_better else 1.0 - values,
         chance=_accuracy(runs, runs.chance),
         levels=levels,
