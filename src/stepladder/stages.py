@@ -60,10 +60,11 @@ LOSS_UNIT = "bits_per_byte"
 BRIEF_FILE = "brief.json"
 # [data] tasks names files, or with this prefix a labelled set that `stepladder tune` knows.
 EXAMPLE = "example:"
-# Irreducible loss of text before any run: Shannon (1951) bounded English by 0.6 and 1.3 bits a letter with
-# 100 letters of context; read as an 80 % interval that is 0.883 with a relative standard deviation of 0.30.
-# A ladder of minutes cannot see the floor: left free, it is taken for higher than it is (docs/log.md).
-TEXT_FLOOR = (0.883, 0.302)
+# Known before any run. Irreducible loss: Shannon (1951) bounded English by 0.6 and 1.3 bits a letter; as an 80 %
+# interval that is 0.883 with a relative deviation of 0.30. Left free, ladders of minutes take it for higher.
+# How size and data limit each other: left free, κ came out at .5 to .7 and forecasts 1 % too low on average; at
+# 1, added, 1.5 % too high (eight targets of seven ladders, docs/log.md).
+KNOWN = FitOptions(floor=(0.883, 0.302), kappa=(0.75, 0.15))
 # What a patient climb tries in turn: a machine that is busy now needs more of its slow seconds.
 _STRETCHES = (1.0, 1.5, 2.0, 3.0, 5.0)
 _Z95_TO_80 = 1.959964 / 1.281552
@@ -197,7 +198,7 @@ def learn(climb: Climb, observations: Sequence[Observation]) -> Law:
     """Fit the law to the rungs → law.json."""
     path = climb.folder / "law.json"
     if not path.exists():
-        law = fit_law(read_observations(usable(observations), LOSS_UNIT), FitOptions(floor=TEXT_FLOOR))
+        law = fit_law(read_observations(usable(observations), LOSS_UNIT), KNOWN)
         write_json(path, to_json(law))
     law = from_json(Law, read_json(path))
     terms = ", ".join(f"{name} {value:.3g}" for name, value in law.terms.items())

@@ -35,7 +35,8 @@ class FitOptions:
     form: "auto" is the coupled law where the runs are enough for it (`fit.fit_law`), else a name in `FORMS`.
     method: "auto" (scale of the Huber loss from the data, weak priors, weights C^weight_power) or "plain"
     (the published procedure: δ = 1e-3, no prior, no weights). weight_power: None lets the residuals
-    choose. floor: () or (E, relative standard deviation) that pins or draws the irreducible loss.
+    choose. floor: () or (E, relative standard deviation) that pins or draws the irreducible loss;
+    kappa the same for the coupling of size and data.
     """
 
     form: str = "auto"
@@ -45,6 +46,7 @@ class FitOptions:
     weight_power: float | None = None
     prior_scale: float = 1.0
     floor: tuple[float, ...] = ()
+    kappa: tuple[float, ...] = ()
     starts: int = 24
     bootstraps: int = 200
     seed: int = 0
@@ -284,6 +286,8 @@ def prior_of(form: Form, columns: Columns, options: FitOptions) -> Prior:
         precision = np.zeros(len(spread))
     if options.floor and form.has_floor:
         mean[0], precision[0] = np.log(options.floor[0]), max(options.floor[1], 1e-6) ** -2.0
+    if options.kappa and form.coupled:
+        mean[-1], precision[-1] = np.log(options.kappa[0]), max(options.kappa[1], 1e-6) ** -2.0
     return Prior(mean=np.array(mean)[None], precision=precision)
 
 
