@@ -60,10 +60,8 @@ LOSS_UNIT = "bits_per_byte"
 BRIEF_FILE = "brief.json"
 # [data] tasks names files, or with this prefix a labelled set that `stepladder tune` knows.
 EXAMPLE = "example:"
-# Known before any run. Irreducible loss: Shannon (1951) bounded English by 0.6 and 1.3 bits a letter; as an 80 %
-# interval that is 0.883 with a relative deviation of 0.30. Left free, ladders of minutes take it for higher.
-# How size and data limit each other: left free, κ came out at .5 to .7 and forecasts 1 % too low on average; at
-# 1, added, 1.5 % too high (eight targets of seven ladders, docs/log.md).
+# Known before any run: Shannon (1951) bounded English by 0.6 and 1.3 bits a letter, 0.883 +- 30 % at 80 %; κ,
+# left free, came out at .5 to .7 with forecasts 1 % too low, at 1 they were 1.5 % too high (docs/log.md).
 KNOWN = FitOptions(floor=(0.883, 0.302), kappa=(0.75, 0.15))
 # What a patient climb tries in turn: a machine that is busy now needs more of its slow seconds.
 _STRETCHES = (1.0, 1.5, 2.0, 3.0, 5.0)
