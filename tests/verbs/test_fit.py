@@ -87,3 +87,60 @@ def test_forecasts_are_listed_and_scored(files, capsys):
     assert "open" in text
     forecast("list", files, json_=True)
     assert json.loads(capsys.readouterr().out)["calibration"]["count"] == 1
+
+
+def test_a_metric_is_forecast_in_place_of_the_loss(files, capsys):
+    lines = (files / "runs.csv").read_text().splitlines()
+    lines[0] += ",accuracy"
+    for i in range(1, len(lines)):
+        loss = float(lines[i].split(",")[-1])
+        lines[i] += f",{0.25 + 0.75 / (1 + 2.718 ** (1.5 * (loss - 3.2))):.4f}"
+    (files / "task.csv").write_text("\n".join(lines) + "\n")
+    out = files / "forecast.csv"
+    fit(
+        files / "task.csv",
+        predict=files / "targets.csv",
+        out=out,
+        metric="accuracy",
+        chance=0.25,
+        examples=2000,
+    )
+    rows = table(out)
+    assert list(rows[0]) == ["run", "accuracy", "low80", "high80", "low95", "high95", "status"]
+    assert all(0.25 <= float(row["low95"]) <= float(row["accuracy"]) <= 1 for row in rows)
+    text = capsys.readouterr().out
+    assert "chance 0.25, 2000 test examples" in text
+    assert "roll-out error" in text
+
+
+def test_next_runs_are_named(files, capsys):
+    fit(files / "runs.csv", next_=3)
+    assert "next runs that narrow the forecast of a run of ten times the compute" in capsys.readouterr().out
+    fit(files / "runs.csv", predict=files / "targets.csv", out=files / "f.csv", next_=2, json_=True)
+    found = json.loads(capsys.readouterr().out)["next_runs"]
+    assert len(found) == 2
+    assert found[1]["left"] < found[0]["left"]
+
+
+def test_a_corpus_of_its_own_is_asked_for_of_targets(files, capsys):
+    lines = (files / "runs.csv").read_text().splitlines()
+    lines = [lines[0] + ",corpus", *(f"{line},{'ab'[i % 2]}" for i, line in enumerate(lines[1:]))]
+    (files / "two.csv").write_text("\n".join(lines) + "\n")
+    words = ["fit", str(files / "two.csv"), "--predict", str(files / "targets.csv")]
+    assert main([*words, "--out", str(files / "f.csv")]) == 2
+    assert "targets.csv lacks the column corpus" in capsys.readouterr().err
+    (files / "targets.csv").write_text("run,params,tokens,corpus\nbig,1e8,2e9,a\nbig2,1e8,2e9,b\n")
+    assert main([*words, "--out", str(files / "f.csv")]) == 0
+    assert len(table(files / "f.csv")) == 2
+
+
+def test_repeated_data_is_counted_in_new_tokens(files, capsys):
+    lines = (files / "runs.csv").read_text().splitlines()
+    lines = [lines[0] + ",unique_tokens", *(f"{line},{float(line.split(',')[2])}" for line in lines[1:])]
+    lines += [f"again{i},1e7,{4e8 * i},{3.4 - 0.05 * i},1e8,".rstrip(",") for i in (1, 2, 3)]
+    (files / "again.csv").write_text("\n".join(lines) + "\n")
+    (files / "targets.csv").write_text("run,params,tokens,unique_tokens\nmany,1e8,2e11,1e8\n")
+    fit(files / "again.csv", predict=files / "targets.csv", out=files / "f.csv")
+    text = capsys.readouterr().out
+    assert "repetition the worth of a token seen again fades over" in text
+    assert "many sees its data 2e+03 times: beyond" in text

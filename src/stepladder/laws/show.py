@@ -72,10 +72,11 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def forecast_text(forecasts: Sequence[Forecast]) -> str:
+def forecast_text(forecasts: Sequence[Forecast], quantity: str = "loss") -> str:
     """One line a target."""
+    word = quantity if len(quantity) <= 8 else "metric"
     head = (
-        f"{'run':<20} {'params':>8} {'tokens':>8} {'horizon':>8} {'loss':>8} {'80 % interval':>19} "
+        f"{'run':<20} {'params':>8} {'tokens':>8} {'horizon':>8} {word:>8} {'80 % interval':>19} "
         f"{'95 % interval':>19}  status"
     )
     lines = [head]
@@ -101,11 +102,11 @@ def next_runs_text(runs: Sequence[NextRun], target: str) -> str:
     return "\n".join(lines)
 
 
-def forecast_csv(forecasts: Sequence[Forecast]) -> str:
+def forecast_csv(forecasts: Sequence[Forecast], quantity: str = "loss") -> str:
     """The rows of forecast.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow([quantity if name == "loss" else name for name in COLUMNS])
     for item in forecasts:
         loss = item.loss
         numbers = (loss.value, loss.low80, loss.high80, loss.low95, loss.high95)
