@@ -19,10 +19,10 @@ from stepladder.ladder.collect import usable
 from stepladder.launch.local import run_plan
 from stepladder.laws.intervals import forecast
 from stepladder.laws.registry import find_forecasts, freeze, record_outcome, write_forecasts
-from stepladder.laws.score import calibrate
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.rates import recipe_rule
 from stepladder.records import Corpus, Derived, Law, Observation, Plan, to_json
+from stepladder.report.reliability import reliability_text
 from stepladder.stages import Climb
 from stepladder.store import write_json, write_text
 
@@ -71,7 +71,7 @@ def main() -> int:
             f"{'yes' if said.loss.held80(result.outcome) else 'NO':>7}  "
             f"{'yes' if said.loss.held95(result.outcome) else 'NO':>7}  {said.status}"
         )
-    print(json.dumps(to_json(calibrate([item.score for item in frozen]))))
+    print(reliability_text(frozen))
     return 0
 
 

@@ -83,7 +83,7 @@ def test_forecasts_are_listed_and_scored(files, capsys):
     assert capsys.readouterr().out.startswith("big: forecast 3.")
     assert forecast("list", files) == 0
     text = capsys.readouterr().out
-    assert "1 scored: median error" in text
+    assert "loss: forecasts were" in text
     assert "open" in text
     forecast("list", files, json_=True)
     assert json.loads(capsys.readouterr().out)["calibration"]["count"] == 1

@@ -42,7 +42,7 @@ def climbs(tmp_path):
 def test_list_tells_reliability_and_what_is_not_counted(climbs, capsys):
     assert main(["forecast", "list", str(climbs)]) == 0
     text = capsys.readouterr().out
-    assert "2 scored: median error" in text
+    assert "loss, all     2 (2)" in text
     assert "loss: the 80 % interval held in 1 of 2; 2 forecasts cannot tell 80 % from 16 %" in text
     assert "seconds: the 95 % interval held in 2 of 2; 2 forecasts cannot tell" in text
     assert "seed2/forecast.json (target): it was changed after it was frozen" in text

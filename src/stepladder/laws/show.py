@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from stepladder.laws.forms import form_named
 from stepladder.laws.nextrun import NextRun
 from stepladder.laws.registry import Frozen
-from stepladder.laws.score import Calibration
 from stepladder.records import Forecast, Law, Score
 from stepladder.units import format_count, format_flops
 
@@ -130,9 +129,9 @@ def score_text(result: Score) -> str:
     )
 
 
-def registry_text(found: Sequence[Frozen], reliability: Calibration | None) -> str:
-    """One line a forecast, then how reliable the scored ones were."""
-    lines = [f"{'run':<20} {'created':<26} {'fingerprint':<17} {'loss':>8} {'80 % interval':>19}  outcome"]
+def registry_text(found: Sequence[Frozen]) -> str:
+    """One line a forecast, named by its folder and run."""
+    lines = [f"{'run':<24} {'created':<26} {'fingerprint':<17} {'loss':>8} {'80 % interval':>19}  outcome"]
     for item in found:
         forecast, loss = item.forecast, item.forecast.loss
         if not item.intact:
@@ -143,14 +142,10 @@ def registry_text(found: Sequence[Frozen], reliability: Calibration | None) -> s
             word = "held 80" if loss.held80(item.score.outcome) else "missed 80"
             word95 = "held 95" if loss.held95(item.score.outcome) else "missed 95"
             outcome = f"{item.score.outcome:.4f} ({item.score.relative_error:+.2%}, {word}, {word95})"
+            outcome += f"; not counted: {item.uncounted}" if item.uncounted else ""
+        name = f"{item.path.resolve().parent.name}/{forecast.run}"
         lines.append(
-            f"{forecast.run[:20]:<20} {forecast.created or 'not dated':<26} {forecast.fingerprint:<17} "
+            f"{name[-24:]:<24} {forecast.created or 'not dated':<26} {forecast.fingerprint:<17} "
             f"{loss.value:>8.4f} {loss.low80:>9.4f}–{loss.high80:<9.4f}  {outcome}"
-        )
-    if reliability:
-        lines.append(
-            f"\n{reliability.count} scored: median error {reliability.median_error:.2%}, mean signed error "
-            f"{reliability.mean_signed_error:+.2%}; the 80 % interval held in {reliability.share80:.0%}, the "
-            f"95 % interval in {reliability.share95:.0%}"
         )
     return "\n".join(lines)

@@ -7,6 +7,7 @@ style sheet, so that light, dark and print need one drawing.
 
 import json
 import re
+from collections.abc import Sequence
 from importlib import resources
 from string import Template
 
@@ -38,16 +39,20 @@ def report_sections(parts: Parts) -> list[Section]:
 
 
 def render_page(parts: Parts) -> str:
-    """The whole page."""
-    shown = report_sections(parts)
+    """The whole page of a climb."""
+    return page_of(f"{parts.name}: stepladder report", parts.name, report_sections(parts))
+
+
+def page_of(title: str, name: str, shown: Sequence[Section], *, contents: bool = True) -> str:
+    """Sections as one page; `contents` puts links to them on top."""
     specs = {key: spec for section in shown for key, spec in section.figures.items()}
     config = {**vega_config("light"), "background": None}
-    template = Template(_asset("page.html"))
-    return template.substitute(
-        title=esc(f"{parts.name}: stepladder report"),
-        name=esc(parts.name),
+    links = [tag("a", section.title, href=f"#{section.key}") for section in shown] if contents else []
+    return Template(_asset("page.html")).substitute(
+        title=esc(title),
+        name=esc(name),
         style=_style(),
-        contents=join([tag("a", section.title, href=f"#{section.key}") for section in shown]),
+        contents=join(links),
         body=join([tag("section", tag("h2", s.title), s.body, id=s.key) for s in shown]),
         libraries=_libraries() if specs else "",
         specs=_json_in_script({"config": config, "figures": specs}),

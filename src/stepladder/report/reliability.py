@@ -4,9 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 
-from stepladder import __version__
 from stepladder.errors import LawError
 from stepladder.laws.registry import Frozen, scored_of
 from stepladder.laws.score import (
@@ -20,9 +18,10 @@ from stepladder.laws.score import (
 )
 from stepladder.records import to_json
 from stepladder.report.export_figures import render
-from stepladder.report.html import Html, esc, figure, join, listing, paragraph, table, tag
+from stepladder.report.html import Html, figure, join, listing, paragraph, table
 from stepladder.report.marks import POINT, SCHEMA, Rows, Spec, frame, tips_of, x_axis, y_axis, zero_line
-from stepladder.report.page import _asset, _json_in_script, _libraries, _style
+from stepladder.report.page import page_of
+from stepladder.report.sections import Section
 from stepladder.report.theme import BLUE, GREEN, GREY, VERMILLION, vega_config
 from stepladder.report.words import UNITS, percent, show, show_range
 from stepladder.store import write_bytes, write_text
@@ -209,36 +208,31 @@ def reliability_page(found: Sequence[Frozen]) -> str:
     left_out = sum(not math.isfinite(item.horizon) for item in scored)
     notes = _uncounted(found)
     notes += [f"{left_out} scores without a horizon are in the table, not in the figure"] if left_out else []
-    body = [
-        _section("verdict", "Verdict", listing(sentences(rows))),
-        _section(
+
+    def kept(start: str) -> dict[str, Spec]:
+        return {key: spec for key, spec in specs.items() if key.startswith(start)}
+
+    def drawn(start: str, caption: str) -> list[Html]:
+        return [figure(key, caption) for key in kept(start)]
+
+    head = table(_HEAD, map(_cells, rows), range(1, len(_HEAD)))
+    bodies = (
+        ("verdict", "Verdict", [listing(sentences(rows))], {}),
+        (
             "shares",
             "How often intervals held",
-            table(_HEAD, map(_cells, rows), range(1, len(_HEAD))),
-            paragraph(_KEY, class_="note"),
-            *[figure(key, _CAPTIONS[0]) for key in specs if key.startswith("shares")],
+            [head, paragraph(_KEY, class_="note"), *drawn("shares", _CAPTIONS[0])],
+            kept("shares"),
         ),
-        _section(
-            "errors", "Errors", *[figure(key, _CAPTIONS[1]) for key in specs if key.startswith("errors")]
-        ),
-        _section("forecasts", "Forecasts", _forecasts(scored), listing(notes)),
+        ("errors", "Errors", drawn("errors", _CAPTIONS[1]), kept("errors")),
+        ("forecasts", "Forecasts", [_forecasts(scored), listing(notes)], {}),
+    )
+    shown = [
+        Section(key=key, title=title, body=join(body), figures=figures)
+        for key, title, body, figures in bodies
     ]
     title = "How reliable the forecasts were"
-    return Template(_asset("page.html")).substitute(
-        title=esc(title),
-        name=esc(title),
-        style=_style(),
-        contents="",
-        body=join(body),
-        libraries=_libraries(),
-        specs=_json_in_script({"config": {**vega_config("light"), "background": None}, "figures": specs}),
-        script=_asset("page.js"),
-        version=esc(__version__),
-    )
-
-
-def _section(key: str, title: str, *inner: Html) -> Html:
-    return tag("section", tag("h2", title), *inner, id=key)
+    return page_of(title, title, shown, contents=False)
 
 
 def _forecasts(scored: Sequence[Scored]) -> Html:

@@ -46,20 +46,19 @@ def forecast(
     found = find_forecasts(place)
     if figure:
         write_reliability(figure, found)
-    losses = [item.score for item in found if item.score and not item.uncounted]
-    calibration = calibrate(losses) if losses else None
     if json_:
+        losses = [item.score for item in found if item.score and not item.uncounted]
         scored = scored_of(found)
         rows = reliability(scored) if scored else []
         value = {
             "forecasts": [{**to_json(item), "path": str(item.path)} for item in found],
-            "calibration": to_json(calibration) if calibration else None,
+            "calibration": to_json(calibrate(losses)) if losses else None,
             "reliability": to_json(rows),
             "verdicts": sentences(rows),
         }
         print(json.dumps(value))
         return 0
-    print(registry_text(found, calibration))
+    print(registry_text(found))
     if text := reliability_text(found):
         print(f"\n{text}")
     if figure:
