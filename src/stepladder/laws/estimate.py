@@ -23,7 +23,7 @@ MILD_POWER, STEEP_POWER = 0.25, 1.0
 _BENT_SHARE, _BENT_SCORE, _BENT_SIGMA = 0.1, 0.8, 0.02
 _NEIGHBOURS = 3
 # A start that needs more steps than this sits on a plateau where one term has vanished; others get there.
-_ROUGH, _FINE = 20, 60
+_ROUGH, _FINE = 20, 150
 # One more than the joint law has constants.
 _LEAST_EFFECTIVE = 6.0
 
