@@ -24,7 +24,7 @@ _BENT_SHARE, _BENT_SCORE, _BENT_SIGMA = 0.1, 0.8, 0.02
 _NEIGHBOURS = 3
 # A start that needs more steps than this sits on a plateau where one term has vanished; others get there.
 _ROUGH, _FINE = 20, 150
-# One more than the joint law has constants.
+# One more than Chinchilla's law has constants.
 _LEAST_EFFECTIVE = 6.0
 
 
@@ -224,15 +224,17 @@ def neighbour_agreement(fitted: Estimate) -> tuple[float, float]:
     return share, share * float(np.sqrt(len(residual) * _NEIGHBOURS / 1.5))
 
 
-def estimate(form: Form, columns: Columns, options: FitOptions) -> Estimate:
-    """Fit; with method "auto" the noise is estimated and the fit repeated until it settles (three rounds)."""
+def estimate(form: Form, columns: Columns, options: FitOptions, *, sigma: float = 0.0) -> Estimate:
+    """Fit; with method "auto" the noise is estimated and the fit repeated until it settles (three rounds),
+    unless it is known (`sigma`)."""
     if options.method == "plain":
         delta = options.delta or HUBER_DELTA
         data = Data(log_loss=columns.log_loss[None], weight=columns.weight[None], delta=delta)
         return _solve(form, columns, options, data)
     everything = start_points(form, columns, design(form, columns.centred), options)
-    sigma, starts = columns.usual_sigma, everything[:8]
-    for last in (False, False, True):
+    rounds = (True,) if sigma else (False, False, True)
+    sigma, starts = sigma or columns.usual_sigma, everything[:8]
+    for last in rounds:
         data = Data(
             log_loss=columns.log_loss[None],
             weight=columns.weight[None],

@@ -15,6 +15,8 @@ from stepladder.laws.estimate import (
     MILD_POWER,
     Estimate,
     FitOptions,
+    columns_of,
+    estimate,
     fit_form,
     noise,
     replicate_noise,
@@ -166,12 +168,13 @@ def _spread(
 
 def _rivals(table: Table, fitted: Estimate, options: FitOptions) -> list[dict[str, Any]]:
     """Other reasonable fits of the same runs (other weights, one exponent, a bend), each with its centre."""
-    power = fitted.columns.power
-    other = MILD_POWER if power > MILD_POWER else steep_power(size_of(table, options.size), table)
+    power, size = fitted.columns.power, size_of(table, options.size)
+    other = MILD_POWER if power > MILD_POWER else steep_power(size, table)
+    settings = replace(options, method="auto", starts=8)
     rivals = []
     for form, weight_power in _rival_forms(fitted.form, power, other):
-        settings = replace(options, method="auto", weight_power=weight_power, starts=8)
-        rival = fit_form(form, table, settings)
+        columns = columns_of(form, size, table, weight_power)
+        rival = estimate(form, columns, settings, sigma=fitted.sigma)
         rivals.append(
             {
                 "form": form.name,
