@@ -56,6 +56,7 @@ _VERBS: tuple[tuple[str, dict[str, str]], ...] = (
         "Smaller doors",
         {
             "forecast": "List and score frozen forecasts.",
+            "mix": "Choose the mixture of domains by small runs.",
             "complete": "Let a trained model continue a text.",
             "predict": "Label JSON lines with a tuned model.",
         },

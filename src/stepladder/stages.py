@@ -22,11 +22,13 @@ from stepladder.ladder.collect import usable
 from stepladder.ladder.design import Rung
 from stepladder.ladder.run import run_ladder, rung_plans
 from stepladder.launch.local import run_plan
+from stepladder.laws.diagnose import crossed
 from stepladder.laws.estimate import FitOptions
 from stepladder.laws.fit import fit_law
 from stepladder.laws.intervals import forecast
 from stepladder.laws.registry import freeze, is_intact, write_forecasts
 from stepladder.laws.score import score
+from stepladder.laws.show import score_text
 from stepladder.laws.table import read_observations
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.export import export_folder
@@ -283,14 +285,10 @@ def tell(climb: Climb, said: Forecast, run: Run) -> list[Score]:
     )
     write_json(climb.folder / "score.json", {"scores": [to_json(item) for item in scores]})
     for item in scores:
-        held = "hit" if item.forecast.held80(item.outcome) else "MISS"
-        wide = "inside" if item.forecast.held95(item.outcome) else "OUTSIDE"
-        climb.say(
-            "score",
-            f"{item.quantity}: forecast {item.forecast.value:.4g}, measured {item.outcome:.4g}, error "
-            f"{item.relative_error:+.2%}; {held}: 80 % interval {item.forecast.low80:.4g} to "
-            f"{item.forecast.high80:.4g}; {wide} the 95 % interval",
-        )
+        climb.say("score", score_text(item))
+    rungs = read_observations(climb.folder / "ladder" / "observations.csv").extra["in_context_score"]
+    if text := crossed([float(value) for value in rungs], run.in_context_score):
+        climb.say("", f"warning: {text}")
     return scores
 
 

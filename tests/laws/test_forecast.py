@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stepladder.errors import LawError
-from stepladder.laws.diagnose import curvature
+from stepladder.laws.diagnose import crossed, curvature
 from stepladder.laws.estimate import FitOptions, fit_form, neighbour_agreement, replicate_noise
 from stepladder.laws.fit import fit_law
 from stepladder.laws.forms import FORMS, form_named, predict
@@ -317,3 +317,10 @@ def test_the_next_run_narrows_as_much_as_it_says(law):
     before = components(fit_law(read_observations(rows)), *TARGET)["draws"]
     assert after < before
     assert after == pytest.approx(wanted.left, rel=0.5)
+
+
+def test_a_target_that_uses_its_context_as_no_rung_did_has_crossed():
+    assert crossed([0.034, 0.058], 0.144).startswith("a transition lies between ladder and target")
+    assert crossed([0.034, 0.058], 0.07) == ""
+    assert crossed([], 0.3) == ""
+    assert crossed([0.01], math.nan) == ""

@@ -80,7 +80,7 @@ def test_forecasts_are_listed_and_scored(files, capsys):
     fit(files / "runs.csv", predict=files / "targets.csv", out=files / "forecast.csv")
     capsys.readouterr()
     assert forecast("score", files / "forecast.json", loss=3.9, run="big") == 0
-    assert capsys.readouterr().out.startswith("big: forecast 3.")
+    assert capsys.readouterr().out.startswith("big, loss_nats_per_token: forecast 3.")
     assert forecast("list", files) == 0
     text = capsys.readouterr().out
     assert "loss: forecasts were" in text

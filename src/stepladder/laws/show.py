@@ -119,13 +119,13 @@ def _g(value: float) -> str:
 
 def score_text(result: Score) -> str:
     """A score in one line, a miss as plainly as a hit."""
-    loss = result.forecast
-    word80 = "inside" if loss.held80(result.outcome) else "OUTSIDE"
-    word95 = "inside" if loss.held95(result.outcome) else "OUTSIDE"
+    said = result.forecast
+    word80 = "hit: inside" if said.held80(result.outcome) else "MISS: outside"
+    word95 = "inside" if said.held95(result.outcome) else "OUTSIDE"
     return (
-        f"{result.run}: forecast {loss.value:.4f}, measured {result.outcome:.4f}, error "
-        f"{result.relative_error:+.2%}; {word80} the 80 % interval {loss.low80:.4f}–{loss.high80:.4f}, "
-        f"{word95} the 95 % interval {loss.low95:.4f}–{loss.high95:.4f}"
+        f"{result.run}, {result.quantity}: forecast {said.value:.5g}, measured {result.outcome:.5g}, error "
+        f"{result.relative_error:+.2%}; {word80} the 80 % interval {said.low80:.5g} to {said.high80:.5g}, "
+        f"{word95} the 95 % interval {said.low95:.5g} to {said.high95:.5g}"
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepladder.laws.diagnose import crossed
 from stepladder.laws.forms import FORMS
 from stepladder.records import Law, Observation, Score
 from stepladder.report import curve, figures
@@ -343,6 +344,8 @@ def warnings(parts: Parts) -> Section:
     ]
     items += _mismatches(parts)
     run = parts.target.run
+    scores = [float(row.notes.get("in_context_score", math.nan)) for row in parts.ladder.observations]
+    items += [text] if run and (text := crossed(scores, run.in_context_score)) else []
     items += [f"The target run ended with status {run.status!r}."] if run and run.status != "ok" else []
     items += [
         "A forecast holds for this corpus, tokenizer and recipe; other text or rates need their own ladder.",
