@@ -352,6 +352,9 @@ def mixture_text(
             for k, v in mixture.gains.items()
         ]
         lines += [f"note       {note}" for note in mixture.notes]
+        lines.append(
+            "note       this holds at the size and length of these runs; at others the order may change"
+        )
     for row in after:
         lines.append("run next   " + "  ".join(f"{name} {share:.1%}" for name, share in row.items()))
     return "\n".join(lines)
