@@ -1,8 +1,8 @@
 """Runs on different mixtures of domains in; a law of each validation loss in the shares, and its draws, out.
 
 joint: L_i(r) = c_i + k_i exp(Σ_j t_ij r_j)          separable: L_i(r) = c_i + Σ_j k_ij exp(t_ij r_j)
-for shares r that sum to 1 (Ye et al., "Data Mixing Laws", arXiv:2403.16952, equations 1 and 7; separable: among
-the candidates of section 3.2). The joint law falls along one direction only; the separable one is taken for a
+for shares r that sum to 1 (Ye et al., "Data Mixing Laws", arXiv:2403.16952, equations 1 and 7, section 3.2
+for the separable one). The joint law falls along one direction only; the separable one is taken for a
 loss that it foretells better when runs are left out. Valid at the size and length of its runs: the order of
 mixtures can change with both (footnote 7).
 """
