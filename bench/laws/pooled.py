@@ -1,7 +1,7 @@
 """Print whether runs on other corpora help to forecast a corpus on which few runs were made.
 
-Of each corpus the dearest 30 % of the runs are held out; the corpus of interest keeps every fourth of the rest,
-the others keep all. Alone: a law of its few runs. Pooled: shared exponents, own floors and amplitudes.
+Of each corpus the dearest 30 % of the runs are held out; the corpus of interest keeps every fourth of the
+rest, the others keep all. Alone: a law of its few runs. Pooled: shared exponents, own floors and amplitudes.
 Run: .venv/bin/python bench/laws/pooled.py
 """
 
@@ -28,7 +28,8 @@ SHARE, KEEP = 0.3, 4
 def main() -> None:
     """Print one line a corpus of interest."""
     print(
-        f"{'corpus':<16}{'runs':>5}{'with':>6}  {'error % alone':>13}{'pooled':>8}  in 80 %: alone pooled  width95"
+        f"{'corpus':<16}{'runs':>5}{'with':>6}  {'error % alone':>13}{'pooled':>8}  "
+        "in 80 %: alone pooled  width95"
     )
     rows = []
     for group in GROUPS:

@@ -232,21 +232,25 @@ def estimate(form: Form, columns: Columns, options: FitOptions, *, sigma: float 
         data = Data(log_loss=columns.log_loss[None], weight=columns.weight[None], delta=delta)
         return _solve(form, columns, options, data)
     everything = start_points(form, columns, design(form, columns.centred), options)
-    rounds = (True,) if sigma else (False, False, True)
-    sigma, starts = sigma or columns.usual_sigma, everything[:8]
-    for last in rounds:
-        data = Data(
-            log_loss=columns.log_loss[None],
-            weight=columns.weight[None],
-            delta=options.delta or _TUNING * sigma,
-            sigma=sigma,
-        )
-        fitted = _solve(
-            form, columns, options, data, everything if last else starts, _ROUGH if not last else _FINE
-        )
-        sigma, starts = noise(fitted), np.concatenate([fitted.theta[None], everything[:3]])
+    starts = everything[:8]
+    for _ in range(0 if sigma else 2):
+        rough = _solve(form, columns, options, _data(columns, options, sigma), starts, _ROUGH)
+        sigma, starts = noise(rough), np.concatenate([rough.theta[None], everything[:3]])
+    data = _data(columns, options, sigma)
+    fitted = _solve(form, columns, options, data, everything, _FINE)
     # Hard cases get all the steps they need before they are called uncertified.
     return fitted if fitted.certified else _solve(form, columns, options, data, everything, 400)
+
+
+def _data(columns: Columns, options: FitOptions, sigma: float) -> Data:
+    """The Huber loss at that noise, or at the usual one where none is known yet."""
+    sigma = sigma or columns.usual_sigma
+    return Data(
+        log_loss=columns.log_loss[None],
+        weight=columns.weight[None],
+        delta=options.delta or _TUNING * sigma,
+        sigma=sigma,
+    )
 
 
 def noise(fitted: Estimate, *, local: bool = False) -> float:

@@ -2,17 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stepladder.laws.nextrun import NextRun
-    from stepladder.laws.table import Table
-    from stepladder.laws.targets import Target
-    from stepladder.records import Law
 
 
 def fit(
@@ -52,69 +44,27 @@ def fit(
     Runs on several corpora (column corpus) share exponents; runs that repeat their data (unique_tokens) are
     counted in tokens of new data.
     """
+    from stepladder.laws.answer import Question, answer
     from stepladder.laws.estimate import FitOptions, parse_floor
-    from stepladder.laws.fit import fit_law
-    from stepladder.laws.forms import form_named
-    from stepladder.laws.intervals import forecast, repeat_warnings, target_warnings
-    from stepladder.laws.registry import freeze, write_forecasts
-    from stepladder.laws.show import forecast_csv, forecast_text, law_text, next_runs_text
-    from stepladder.laws.table import read_observations
-    from stepladder.laws.targets import read_targets
-    from stepladder.laws.tasks import fit_task, forecast_task, read_task_runs, task_text
     from stepladder.records import to_json
-    from stepladder.store import write_json, write_text
+    from stepladder.store import write_json
 
-    options = FitOptions(form=form, method=method, size=size, floor=parse_floor(floor))
-    task_runs = (
-        read_task_runs(runs, metric, chance=chance, examples=examples, loss_unit=loss_unit)
-        if metric
-        else None
+    question = Question(
+        runs=runs,
+        targets=predict,
+        loss_unit=loss_unit,
+        options=FitOptions(form=form, method=method, size=size, floor=parse_floor(floor)),
+        metric=metric,
+        chance=chance,
+        examples=examples,
+        next_runs=next_,
     )
-    table = task_runs.table if task_runs else read_observations(runs, loss_unit)
-    fitted = fit_law(table, options)
-    task = fit_task(task_runs, fitted) if task_runs else None
-    targets = read_targets(predict, fitted.size_column, form_named(fitted.form).needs) if predict else []
-    forecasts = [
-        freeze(
-            forecast_task(task, t.params, t.tokens, run=t.run, extra=t.extra)
-            if task
-            else forecast(fitted, t.params, t.tokens, run=t.run, unique_tokens=t.unique_tokens, extra=t.extra)
-        )
-        for t in targets
-    ]
-    if forecasts:
-        write_text(out, forecast_csv(forecasts, metric or "loss"))
-        write_forecasts(out.with_suffix(".json"), forecasts, law=to_json(fitted), notes=list(table.notes))
+    found = answer(question)
+    if found.forecasts:
+        found.write(out)
     if law:
-        write_json(law, to_json(fitted))
-    further = _further(table, fitted, targets, next_)
-    if json_:
-        value = {
-            "law": to_json(fitted),
-            "notes": list(table.notes),
-            "forecasts": [to_json(item) for item in forecasts],
-            "next_runs": [to_json(item) for item in further],
-        }
-        print(json.dumps(value | ({"task": to_json(task)} if task else {})))
-        return 0
-    print(task_text(task) if task else law_text(fitted, table.notes))
-    if forecasts:
-        print("\n" + forecast_text(forecasts, metric or "loss"))
-        for warning in (*target_warnings(fitted, forecasts), *repeat_warnings(fitted, targets)):
-            print(f"warning: {warning}")
-    if further:
-        print("\n" + next_runs_text(further, targets[0].run if targets else "a run of ten times the compute"))
-    if forecasts:
+        write_json(law, to_json(found.law))
+    print(json.dumps(found.value) if json_ else found.text)
+    if found.forecasts and not json_:
         print(f"\nwritten to {out} and {out.with_suffix('.json')}")
     return 0
-
-
-def _further(table: "Table", law: "Law", targets: "Sequence[Target]", count: int) -> "tuple[NextRun, ...]":
-    from stepladder.laws.diagnose import dearest_extra, tenfold_target
-    from stepladder.laws.nextrun import next_runs
-
-    if not count:
-        return ()
-    aim = targets[0] if targets else None
-    size, tokens = (aim.params, aim.tokens) if aim else tenfold_target(table, law)
-    return next_runs(law, size, tokens, count, aim.extra if aim else dearest_extra(table, law))
