@@ -41,8 +41,7 @@ def fit(
 ) -> int:
     """Fit a scaling law to runs, ours or yours, and forecast runs that were not made yet.
 
-    Runs on several corpora (column corpus) share exponents; runs that repeat their data (unique_tokens) are
-    counted in tokens of new data.
+    Corpora (column corpus) share exponents; repeated data (unique_tokens) counts in tokens of new data.
     """
     from stepladder.laws.answer import Question, answer
     from stepladder.laws.estimate import FitOptions, parse_floor
