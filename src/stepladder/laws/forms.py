@@ -127,8 +127,8 @@ _ALL = (
     ),
 )
 # Size and data limit each other: kappa = 1 adds the terms; below, the larger one, the bottleneck, counts for
-# more and a small model gains less from more data than a large one. Nine of ten public sets and seven own
-# ladders are described better by .35 to .85 than by 1 (bench/laws/README.md).
+# more and a small model gains less from more data than a large one. All ten public sets and all own ladders
+# are described better by .85 than by 1, most by .5 to .7 (bench/laws/coupling.py).
 _KAPPA = (math.log(0.75), 0.35)
 _COUPLED = Form(
     name="coupled",
