@@ -1,6 +1,6 @@
 """Corpora in; how wrong the forecasts of own ladders were at 10 and 30 times their compute, as a table, out.
 
-    python bench/ladders.py --out ladders --corpora prose:5 code:0 docstrings:6
+    python bench/ladders.py --out ladders --corpora code:0 docstrings:6 prose:7
 
 For each corpus (with a seed) a ladder is designed and trained as in a climb. Two runs of the widest rung's
 shape, of 10 and 30 times the compute of the dearest rung, are forecast and frozen before they start, then
@@ -54,7 +54,7 @@ seed = {seed}
 def main() -> int:
     """Run or continue all ladders and print one line a forecast."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpora", nargs="+", default=["prose:5", "code:0", "docstrings:6"])
+    parser.add_argument("--corpora", nargs="+", default=["code:0", "docstrings:6", "prose:7"])
     parser.add_argument("--out", type=Path, default=Path("ladders"))
     options = parser.parse_args()
     for item in options.corpora:
@@ -88,7 +88,10 @@ def climb_twice(folder: Path, name: str, seed: int) -> None:
     rungs = stages.climb_small(climb, corpus, speed)
     law = stages.learn(climb, rungs)
     largest = max(row.flops for row in usable(rungs))
-    plans = [target(climb, speed, corpus, horizon * largest) for horizon in HORIZONS]
+    plans = [
+        replace(target(climb, speed, corpus, horizon * largest), name=f"target-{horizon}x")
+        for horizon in HORIZONS
+    ]
     for horizon, plan in zip(HORIZONS, plans, strict=True):
         freeze_once(folder / f"forecast-{horizon}x.json", plan, law, corpus, usable(rungs))
     for horizon, plan in zip(HORIZONS, plans, strict=True):

@@ -1,8 +1,8 @@
 """Print what joining size and data as (A^(1/κ) + B^(1/κ))^κ does to fit and forecast: κ fixed, and free.
 
 Error: mean absolute, over hold-outs of the dearest 10, 20, 30 and 50 % of the runs of each public set.
-Misfit: the Huber objective of the cheaper 80 % under the additive law's noise, less that at κ = 1; below
-zero is better. With folders of climbs or ladders: signed error of their targets as the climb's own fit makes it.
+Misfit: the Huber objective of the cheaper 80 % under the additive law's noise, less that at κ = 1; below zero
+is better. With folders of climbs or ladders: signed error of their targets as the climb's own fit makes it.
 Run: .venv/bin/python bench/laws/coupling.py [FOLDER ...]
 """
 
