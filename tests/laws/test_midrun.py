@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from stepladder.errors import LawError
-from stepladder.laws.midrun import MidrunCurve, fit_midrun, midrun_observations, read_curve
+from stepladder.laws.midrun import MidrunCurve, fit_midrun, midrun_observations, read_curve, read_curves
+from stepladder.laws.table import read_observations
+from stepladder.records import Observation
 
 SLOPES = {1e5: -0.10, 2e5: -0.12, 4e5: -0.14}
 CURVATURE, GAIN, BEHIND = 0.012, -0.06, -0.02
@@ -119,3 +121,23 @@ def test_a_folder_that_is_no_finished_run(tmp_path):
     (tmp_path / "r1@1" / "metrics.jsonl").write_text("")
     with pytest.raises(LawError, match="got:     0 steps"):
         read_curve(tmp_path / "r1@1")
+
+
+def test_a_table_takes_derived_rows_with_a_note():
+    rows = [
+        Observation(run=str(i), params=1e6 * (i + 1), tokens=1e8, loss=3.0, notes={"lr": 0.1})
+        for i in range(4)
+    ]
+    more = [Observation(run="0:0.50", params=1e6, tokens=5e7, loss=3.2, weight=0.1)]
+    table = read_observations(rows, "bits_per_byte").joined(more, "one point derived")
+    assert len(table) == 5
+    assert table.loss_unit == "bits_per_byte"
+    assert table.weight.tolist() == [1, 1, 1, 1, 0.1]
+    assert table.run[-1] == "0:0.50"
+    assert math.isnan(table.extra["lr"][-1])
+    assert table.notes[-1] == "one point derived"
+
+
+def test_a_folder_without_finished_runs_is_one_error(tmp_path):
+    with pytest.raises(LawError, match="holds no ladder with loss curves"):
+        read_curves(tmp_path)

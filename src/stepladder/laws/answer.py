@@ -10,6 +10,7 @@ from stepladder.laws.estimate import FitOptions
 from stepladder.laws.fit import fit_law
 from stepladder.laws.forms import form_named
 from stepladder.laws.intervals import forecast, repeat_warnings, target_warnings
+from stepladder.laws.midrun import midrun_observations, read_curves
 from stepladder.laws.nextrun import NextRun, next_runs
 from stepladder.laws.registry import freeze, write_forecasts
 from stepladder.laws.show import forecast_csv, forecast_text, law_text, next_runs_text
@@ -22,7 +23,8 @@ from stepladder.store import write_text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What to fit and to forecast. With a `metric` (a column in [0, 1]) that is forecast, not the loss."""
+    """What to fit and to forecast. With a `metric` (a column in [0, 1]) that is forecast, not the loss.
+    `curves`: folder of a ladder whose runs, before their decay, are further observations of small weight."""
 
     runs: Path
     options: FitOptions
@@ -32,6 +34,7 @@ class Question:
     chance: float = 0.0
     examples: int = 0
     next_runs: int = 0
+    curves: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +105,9 @@ def answer(question: Question) -> Answer:
         else None
     )
     table = task_runs.table if task_runs else read_observations(question.runs, question.loss_unit)
+    if question.curves:
+        rows = midrun_observations(read_curves(question.curves))
+        table = table.joined(rows, f"{len(rows)} points derived from the loss curves in {question.curves}")
     law = fit_law(table, question.options)
     task = fit_task(task_runs, law) if task_runs else None
     needs = form_named(law.form).needs

@@ -177,6 +177,23 @@ def midrun_observations(
     return rows
 
 
+def read_curves(folder: Path) -> list[MidrunCurve]:
+    """The curves of all finished runs in a ladder's folder.
+
+    Raises:
+        LawError: fewer than two runs, or one that cannot be read.
+    """
+    places = sorted(path.parent for path in folder.glob("*/metrics.jsonl"))
+    finished = [place for place in places if (place / "run.json").exists()]
+    if len(finished) < 2:
+        raise LawError(
+            f"{folder} holds no ladder with loss curves",
+            got=f"{len(finished)} finished runs",
+            allowed="a folder of run folders with metrics.jsonl, plan.json and run.json",
+        )
+    return [read_curve(place) for place in finished]
+
+
 def _stable_logs(curve: MidrunCurve) -> tuple[Array, Array]:
     stable = curve.stable
     losses = curve.losses[stable]

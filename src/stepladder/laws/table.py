@@ -68,6 +68,19 @@ class Table:
             **{name: getattr(self, name)[index] for name in columns},
         )
 
+    def joined(self, rows: Sequence[Observation], note: str) -> "Table":
+        """The table with more rows, whose further columns are empty, and a note on where they are from."""
+        other = _from_observations(rows, self.loss_unit)
+        columns = ("params", "tokens", "loss", *_OPTIONAL)
+        empty = {name: ["" if name in TEXT_COLUMNS else math.nan] * len(other) for name in self.extra}
+        return replace(
+            self,
+            run=(*self.run, *other.run),
+            extra={name: [*values, *empty[name]] for name, values in self.extra.items()},
+            notes=(*self.notes, note),
+            **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in columns},
+        )
+
 
 def read_observations(
     source: Path | str | Sequence[Observation], loss_unit: str = "", keep: Sequence[str] = ()

@@ -6,6 +6,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+_Method = Annotated[
+    Literal["auto", "plain"],
+    Parameter(help="auto, or the published procedure (Huber 1e-3, no priors, no weights)."),
+]
+_Size = Annotated[Literal["params", "nonembed_params"], Parameter(help="Which column counts parameters.")]
+
 
 def fit(
     runs: Annotated[Path, Parameter(help="CSV with params, tokens and loss, one row a run.")],
@@ -22,18 +28,16 @@ def fit(
     floor: Annotated[
         str, Parameter(help="Irreducible loss: 1.7 pins it, 1.7:0.1 draws it there (10 % deviation).")
     ] = "",
-    method: Annotated[
-        Literal["auto", "plain"],
-        Parameter(help="auto, or the published procedure (Huber 1e-3, no priors, no weights)."),
-    ] = "auto",
-    size: Annotated[
-        Literal["params", "nonembed_params"], Parameter(help="Which column counts parameters.")
-    ] = "params",
+    method: _Method = "auto",
+    size: _Size = "params",
     metric: Annotated[
         str, Parameter(help="Forecast this column (an accuracy or error in 0 to 1) instead of the loss.")
     ] = "",
     chance: Annotated[float, Parameter(help="Metric of guessing.")] = 0.0,
     examples: Annotated[int, Parameter(help="Size of the metric's test set, for its noise.")] = 0,
+    curves: Annotated[
+        Path | None, Parameter(help="Folder of a ladder: its runs before their decay count lightly too.")
+    ] = None,
     next_: Annotated[
         int, Parameter(name="--next", help="Name this many further runs that narrow the first target most.")
     ] = 0,
@@ -57,6 +61,7 @@ def fit(
         chance=chance,
         examples=examples,
         next_runs=next_,
+        curves=curves,
     )
     found = answer(question)
     if found.forecasts:
