@@ -56,6 +56,8 @@ _VERBS: tuple[tuple[str, dict[str, str]], ...] = (
         "Smaller doors",
         {
             "forecast": "List and score frozen forecasts.",
+            "optimum": "Size and tokens for a budget or a loss, by a fitted law.",
+            "rates": "Learning rate and batch for a run, moved by own sweeps.",
             "mix": "Choose the mixture of domains by small runs.",
             "complete": "Let a trained model continue a text.",
             "predict": "Label JSON lines with a tuned model.",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stepladder.errors import LawError
-from stepladder.laws.forms import predict
+from stepladder.laws.forms import Extra, predict
 from stepladder.records import Law
 
 _GRID = 4001
@@ -35,7 +35,12 @@ class Optimum:
 
 
 def best_for_budget(
-    law: Law, budget: float, *, inference_tokens: float = 0.0, prices: Prices | None = None
+    law: Law,
+    budget: float,
+    *,
+    inference_tokens: float = 0.0,
+    prices: Prices | None = None,
+    extra: Extra | None = None,
 ) -> Optimum:
     """The least loss that `budget` pays for, serving included.
 
@@ -50,7 +55,8 @@ def best_for_budget(
     if not possible.any():
         raise LawError("the budget does not pay for serving any model", got=f"{budget:.3g}")
     losses = np.full(len(sizes), np.inf)
-    losses[possible] = predict(law.form, law.terms, sizes[possible], tokens[possible])
+    alike = _alike(extra, int(possible.sum()))
+    losses[possible] = predict(law.form, law.terms, sizes[possible], tokens[possible], alike)
     best = int(losses.argmin())
     return Optimum(
         params=float(sizes[best]), tokens=float(tokens[best]), loss=float(losses[best]), cost=float(budget)
@@ -58,7 +64,12 @@ def best_for_budget(
 
 
 def cheapest_for_loss(
-    law: Law, loss: float, *, inference_tokens: float = 0.0, prices: Prices | None = None
+    law: Law,
+    loss: float,
+    *,
+    inference_tokens: float = 0.0,
+    prices: Prices | None = None,
+    extra: Extra | None = None,
 ) -> Optimum:
     """The cheapest model with that loss, serving included.
 
@@ -68,7 +79,8 @@ def cheapest_for_loss(
     prices = prices or Prices()
     sizes = _sizes(law)
     low, high = np.zeros(len(sizes)), np.full(len(sizes), math.log(1e20))
-    reachable = predict(law.form, law.terms, sizes, np.exp(high)) <= loss
+    alike = _alike(extra, len(sizes))
+    reachable = predict(law.form, law.terms, sizes, np.exp(high), alike) <= loss
     if not reachable.any():
         raise LawError(
             "no model reaches that loss",
@@ -77,12 +89,17 @@ def cheapest_for_loss(
         )
     for _ in range(80):
         middle = (low + high) / 2
-        enough = predict(law.form, law.terms, sizes, np.exp(middle)) <= loss
+        enough = predict(law.form, law.terms, sizes, np.exp(middle), alike) <= loss
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     tokens = np.exp(high)
     cost = prices.training * 6 * sizes * tokens + prices.inference * 2 * sizes * inference_tokens
     best = int(np.where(reachable, cost, np.inf).argmin())
     return Optimum(params=float(sizes[best]), tokens=float(tokens[best]), loss=loss, cost=float(cost[best]))
+
+
+def _alike(extra: Extra | None, count: int) -> Extra:
+    """The one value of each further column, for all sizes."""
+    return {name: [values[0]] * count for name, values in (extra or {}).items()}
 
 
 def _sizes(law: Law) -> np.ndarray:

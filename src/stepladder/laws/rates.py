@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stepladder.errors import LawError
+from stepladder.laws.table import Table
+
 # Runs within .5 % of their cell's best say where the minimum is; further out the bowl is lopsided (a rate
 # twice too high costs more than one twice too low) and drags the minimum down.
 _NEAR = 0.005
@@ -48,6 +51,25 @@ class RateLaw:
 def steplaw(params: float, tokens: float) -> tuple[float, float]:
     """Published rate and batch in tokens."""
     return 1.79 * params**-0.713 * tokens**0.307, 0.58 * tokens**0.571
+
+
+def trials_of(table: Table) -> list[Trial]:
+    """Runs of a sweep; sizes without embeddings where the table has them.
+
+    Raises:
+        LawError: a run lacks its rate or its batch.
+    """
+    for name in ("lr", "batch_tokens"):
+        values = np.array(table.extra.get(name, [np.nan]), dtype=float)
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise LawError(f"a sweep needs {name} of every run", next_command=f"add a column {name}")
+    inner = table.nonembed_params
+    sizes = inner if np.isfinite(inner).all() else table.params
+    rows = zip(sizes, table.tokens, table.extra["lr"], table.extra["batch_tokens"], table.loss, strict=True)
+    return [
+        Trial(params=float(n), tokens=float(d), lr=float(lr), batch_tokens=float(batch), loss=float(loss))
+        for n, d, lr, batch, loss in rows
+    ]
 
 
 def fit_rates(trials: Sequence[Trial]) -> RateLaw:

@@ -226,7 +226,10 @@ def _finish(table: Table, name: str) -> Table:
         if len(wrong):
             raise bad_values(Path(name), column, [(int(i) + 1, str(values[i])) for i in wrong])
     notes = list(table.notes)
-    keys = np.stack([table.params, table.tokens, table.loss, table.seed, table.unique_tokens], axis=1)
+    # Runs that differ in their settings are two runs, though they end at one loss.
+    settings = [np.unique(np.array(values), return_inverse=True)[1] for values in table.extra.values()]
+    own = [table.params, table.tokens, table.loss, table.seed, table.unique_tokens]
+    keys = np.stack([*own, *settings], axis=1)
     _, first = np.unique(np.nan_to_num(keys, nan=-1.0), axis=0, return_index=True)
     if len(first) < len(table):
         notes.append(f"{len(table) - len(first)} repeated rows merged with an equal one")
