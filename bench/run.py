@@ -14,8 +14,14 @@ COMMANDS = (
     ("the solver against its peers", ["laws/peers.py"]),
     ("ladders with a known truth", ["laws/synthetic.py", "4"]),
     ("hold-outs of public sets (needs the reference data)", ["laws/holdout.py"]),
+    ("how size and data limit each other", ["laws/coupling.py"]),
+    ("pooled corpora", ["laws/pooled.py"]),
+    ("repeated data", ["laws/repeat.py"]),
+    ("task metrics", ["laws/tasks.py"]),
+    ("mixtures of domains", ["laws/mixture.py", "4"]),
     ("speed of the loop's parts against plain PyTorch", ["train_step.py"]),
     ("three whole climbs (twenty minutes)", ["climb.py", "--out", "climbs"]),
+    ("three ladders, targets of 10 and 30 times (an hour)", ["ladders.py", "--out", "ladders"]),
 )
 
 

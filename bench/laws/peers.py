@@ -82,6 +82,13 @@ def ours(table: Table, weights: Array) -> tuple[float, float, Array]:
     starts = np.repeat(fitted.theta[None], len(weights), axis=0)
     again, found = timed(lambda: minimise(with_rows(fitted, weight=weights), starts))
     row(f"ours, with {len(weights)} resamples", seconds + again, seconds)
+    for count in (1000, 4000):
+        more = np.random.default_rng(1).multinomial(len(table), np.full(len(table), 1 / len(table)), count)
+        many = with_rows(fitted, weight=more.astype(float))
+        spent, done = timed(
+            lambda many=many, n=count: minimise(many, np.repeat(fitted.theta[None], n, axis=0))
+        )
+        row(f"ours, {count:,} resamples alone, {done.converged.mean():.1%} converged", spent, seconds)
     return seconds, seconds + again, found.value
 
 
