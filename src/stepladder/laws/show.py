@@ -49,7 +49,7 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
             "count most (--method plain fits as published)"
         )
     if "law_exponent" in quality:
-        lines.append(f"optimum of N grows as C^{quality['law_exponent']:.3f} by this law")
+        lines.append(f"best size  grows as C^{quality['law_exponent']:.3f} by this law")
         lines += [
             f"{'':<10} C^{quality[f'{name}_exponent']:.3f} by {words}, which reads this law's own losses "
             f"{quality[f'{name}_bias']:+.3f} off"
