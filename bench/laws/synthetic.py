@@ -1,6 +1,6 @@
 """Print error and coverage on ladders with a known truth, by class; the outcome carries the runs' noise.
 
-Run: .venv/bin/python bench/laws/synthetic.py [ladders of each kind]
+Run: .venv/bin/python bench/laws/synthetic.py [ladders of each kind [classes]]
 """
 
 import sys
@@ -30,12 +30,12 @@ KINDS = (
 )
 
 
-def main(ladders: int) -> None:
+def main(ladders: int, classes: list[str]) -> None:
     """Print one line a class and kind."""
     started = time.perf_counter()
     print(f"{'class':<16}{'runs':>5}{'noise':>7}{'horizon':>8}{'error %':>9}{'median':>8}", end="")
     print(f"{'published':>11}{'in 80':>7}{'in 95':>7}{'width95':>9}{'refused':>9}")
-    for kind in CLASSES:
+    for kind in classes:
         total = []
         for points, noise, horizon in KINDS:
             rows = [one(kind, points, noise, horizon, seed) for seed in range(ladders)]
@@ -77,4 +77,4 @@ def show(kind: str, what: str, rows: list[tuple[float, ...]]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, sys.argv[2:] or list(CLASSES))

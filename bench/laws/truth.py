@@ -8,7 +8,7 @@ import numpy as np
 from stepladder.laws.table import Table, read_observations
 from stepladder.records import Observation
 
-CLASSES = ("clean", "heteroscedastic", "diverged", "undertuned", "collinear", "curved")
+CLASSES = ("clean", "heteroscedastic", "diverged", "undertuned", "collinear", "curved", "coupled")
 WELL_POSED = ("clean", "heteroscedastic", "diverged")
 
 
@@ -53,13 +53,16 @@ def _law(kind: str, rng: np.random.Generator, centre: tuple[float, float]):
     alpha, beta = rng.uniform(0.2, 0.6, 2)
     # Curved: both exponents fall by a third for each two decades of size, as in a broken power law.
     bend = 0.04 if kind == "curved" else 0.0
+    # Coupled: the larger of the two terms counts for more, as in the public sets.
+    kappa = 0.6 if kind == "coupled" else 1.0
 
     def law(size, data):
         x, y = np.log(size) - centre[0], np.log(data) - centre[1]
-        drop = (1 - floor) * (
-            part * np.exp(-alpha * x + bend * x**2 / 2) + (1 - part) * np.exp(-beta * y + bend * y**2 / 2)
+        terms = (
+            part * np.exp(-alpha * x + bend * x**2 / 2),
+            (1 - part) * np.exp(-beta * y + bend * y**2 / 2),
         )
-        return 3.0 * (floor + drop)
+        return 3.0 * (floor + (1 - floor) * sum(term ** (1 / kappa) for term in terms) ** kappa)
 
     return law
 
