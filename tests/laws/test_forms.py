@@ -107,6 +107,21 @@ def test_saturation_is_found_where_the_runs_show_it():
         forecast(law, 3e9, 1e11, extra={"experts": [0.5]})
 
 
+def test_experts_of_unequal_length_are_warned_about():
+    rows = [
+        Observation(
+            run=str(i),
+            params=1e7 * 2**i,
+            tokens=1e10 * (1 + i % 2),
+            loss=3.0 * 0.9**i,
+            notes={"experts": 2.0},
+        )
+        for i in range(8)
+    ]
+    law = fit_law(read_observations(rows), FitOptions(form="experts", bootstraps=40))
+    assert any("runs of 10B to 20B tokens: the law of experts" in text for text in law.warnings)
+
+
 def test_corpora_share_exponents_and_keep_their_own_levels():
     rows = runs(30, "a") + runs(8, "b", 1.2, seed=1)
     law = fit_law(read_observations(rows))

@@ -76,3 +76,10 @@ def test_rates_follow_steplaw_and_own_sweeps(tmp_path, capsys):
     (tmp_path / "bad.csv").write_text("params,tokens,loss\n1,2,3\n2,3,3\n3,4,2\n")
     assert main([*words, str(tmp_path / "bad.csv")]) == 2
     assert "a sweep needs lr of every run" in capsys.readouterr().err
+
+
+def test_a_law_of_one_variable_has_no_optimum(law, tmp_path, capsys):
+    path = tmp_path / "n.json"
+    assert main(["fit", str(tmp_path / "runs.csv"), "--form", "kaplan-n", "--law", str(path)]) == 0
+    assert main(["optimum", str(path), "--budget", "1e20"]) == 2
+    assert "does not weigh size against tokens" in capsys.readouterr().err

@@ -239,6 +239,9 @@ def _about_runs(table: Table, fitted: Estimate) -> Iterator[str]:
         same = np.isclose(table.params, table.nonembed_params)
         if same.any() and not same.all():
             yield f"{int(same.sum())} of {len(table)} runs seem to count parameters without embeddings"
+    if fitted.form.needs == "experts" and table.tokens.max() > 1.02 * table.tokens.min():
+        spread = f"{format_count(float(table.tokens.min()))} to {format_count(float(table.tokens.max()))}"
+        yield f"runs of {spread} tokens: the law of experts holds for runs of one length"
     noise, freedom = replicate_noise(table)
     scatter = float(np.sqrt(np.mean(fitted.residual**2)))
     if freedom >= 2 and scatter > 3 * noise:

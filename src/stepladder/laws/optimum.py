@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stepladder.errors import LawError
-from stepladder.laws.forms import Extra, predict
+from stepladder.laws.forms import Extra, form_named, predict
 from stepladder.records import Law
 
 _GRID = 4001
@@ -48,6 +48,7 @@ def best_for_budget(
         LawError: serving alone costs more, even for the smallest size.
     """
     prices = prices or Prices()
+    _check(law)
     sizes = _sizes(law)
     left = budget - prices.inference * 2 * sizes * inference_tokens
     tokens = left / (prices.training * 6 * sizes)
@@ -77,6 +78,7 @@ def cheapest_for_loss(
         LawError: the loss lies at or below the law's floor.
     """
     prices = prices or Prices()
+    _check(law)
     sizes = _sizes(law)
     low, high = np.zeros(len(sizes)), np.full(len(sizes), math.log(1e20))
     alike = _alike(extra, len(sizes))
@@ -95,6 +97,18 @@ def cheapest_for_loss(
     cost = prices.training * 6 * sizes * tokens + prices.inference * 2 * sizes * inference_tokens
     best = int(np.where(reachable, cost, np.inf).argmin())
     return Optimum(params=float(sizes[best]), tokens=float(tokens[best]), loss=loss, cost=float(cost[best]))
+
+
+def _check(law: Law) -> None:
+    """A law of one variable alone would spend everything on it."""
+    terms = form_named(law.form).terms
+    columns = {name for term in terms for power in term.powers.values() for name in power}
+    if len(terms) < 3 or not {"N", "D"} <= columns:
+        raise LawError(
+            "this law does not weigh size against tokens",
+            got=law.form,
+            allowed="a law of both, as stepladder fit makes by default",
+        )
 
 
 def _alike(extra: Extra | None, count: int) -> Extra:
