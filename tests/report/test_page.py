@@ -12,6 +12,7 @@ from stepladder.errors import StoreError
 from stepladder.report.build import build_report
 from stepladder.report.page import render_page
 from stepladder.report.parts import read_parts
+from stepladder.report.sections import _equation
 
 SECTIONS = ["outcome", "law", "ladder", "plan", "training", "data", "tasks", "cost", "reproduce", "limits"]
 
@@ -276,3 +277,14 @@ def test_verb_prints_one_json_object_and_writes_figures(climb, capsys):
 def test_verb_on_an_empty_folder_is_a_user_error(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "stepladder init" in capsys.readouterr().err
+
+
+def test_the_equation_is_that_of_the_form():
+    terms = {"E": 1.1, "A": 47.0, "B": 43.0, "alpha": 0.36, "beta": 0.3}
+    added = _equation("chinchilla", terms)
+    assert added.startswith(
+        "L(<i>N</i>, <i>D</i>) = 1.1 + 47 / <i>N</i><sup>0.36</sup> + 43 / <i>D</i><sup>0.3</sup>"
+    )
+    joined = _equation("coupled", {**terms, "kappa": 0.7})
+    assert "<sup>1/0.7</sup>" in joined
+    assert joined.endswith("]<sup>0.7</sup>")

@@ -318,12 +318,13 @@ def _constants(fitted: Law) -> Html:
 def _equation(form: str, terms: Mapping[str, float]) -> Html:
     if not {"E", "A", "B", "alpha"} <= set(terms):
         return esc(f"L = {FORMS[form].equation if form in FORMS else form}")
-    alpha = terms["alpha"]
-    beta = terms.get("beta", alpha)
-    return Html(
-        f"L(<i>N</i>, <i>D</i>) = {terms['E']:.4g} + {terms['A']:.4g} / <i>N</i><sup>{alpha:.3g}</sup>"
-        f" + {terms['B']:.4g} / <i>D</i><sup>{beta:.3g}</sup>"
-    )
+    size = f"{terms['A']:.4g} / <i>N</i><sup>{terms['alpha']:.3g}</sup>"
+    data = f"{terms['B']:.4g} / <i>D</i><sup>{terms.get('beta', terms['alpha']):.3g}</sup>"
+    both = f"{size} + {data}"
+    if "kappa" in terms:
+        power = f"<sup>1/{terms['kappa']:.3g}</sup>"
+        both = f"[({size}){power} + ({data}){power}]<sup>{terms['kappa']:.3g}</sup>"
+    return Html(f"L(<i>N</i>, <i>D</i>) = {terms['E']:.4g} + {both}")
 
 
 def _certificate(quality: Mapping[str, float]) -> str:
