@@ -65,7 +65,7 @@ def test_tutorial(tmp_path: Path) -> None:
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.glob("*.py"))[:160]:
         shutil.copy(path, texts)
-    brief = blocks("docs/tutorial.md", "toml")[0].replace("hours = 0.25", "hours = 0.05")
+    brief = blocks("docs/tutorial.md", "toml")[0].replace("hours = 0.25", "hours = 0.1")
     for block in blocks("docs/tutorial.md", ""):
         for line in filter(None, block.splitlines()):
             run(line, tmp_path)
