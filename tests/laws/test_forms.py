@@ -134,6 +134,8 @@ def test_corpora_share_exponents_and_keep_their_own_levels():
         assert said.loss.held95(truth)
     with pytest.raises(LawError, match="this law needs corpus of every run"):
         forecast(law, *TARGET)
+    with pytest.raises(LawError, match="the law knows no such corpus"):
+        forecast(law, *TARGET, extra={"corpus": ["c"]})
 
 
 def test_a_corpus_of_few_runs_borrows_certainty():

@@ -267,6 +267,14 @@ def _column(form: Form, name: str, log_n: Array, extra: Extra) -> Array:
         raise LawError(f"this law needs {form.needs} of every run", next_command=f"add a column {form.needs}")
     values = extra[form.needs]
     if name.startswith("corpus="):
+        known = json.loads(form.name.removeprefix("pooled"))[1:]
+        for item in values:
+            if item not in known:
+                raise LawError(
+                    "the law knows no such corpus",
+                    got=f"{item!r}{did_you_mean(str(item), known)}",
+                    allowed=", ".join(known),
+                )
         return np.array([float(item == name.removeprefix("corpus=")) for item in values])
     start, most = (float(item) for item in name.split(":")[1:])
     count = np.asarray(values, float)
