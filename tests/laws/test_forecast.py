@@ -86,7 +86,7 @@ def test_the_same_runs_give_the_same_law_and_json_carries_it(law):
 
 
 def test_a_heteroscedastic_replicate_pair_does_not_break_roll_outs():
-    assert list(cut_levels(np.array([0.0, 0.0, 1, 2, 3, 4, 5, 5.001, 6]), 3)) == [2.0, 3.0, 4.0, 5.001]
+    assert list(cut_levels(np.array([0.0, 0.0, 1, 2, 3, 4, 5, 5.001, 6]), 4, 8)) == [2.0, 3.0, 4.0, 5.001]
 
 
 def refusal(rows):

@@ -55,8 +55,7 @@ def _unspanned(law: Law, table: Table, fitted: Estimate, cure: str) -> Iterator[
             f"{law.points} runs cannot determine {len(fitted.theta)} constants and show their own error: "
             f"{least} or more are needed; {cure}"
         )
-    columns = {name for term in fitted.form.terms for power in term.powers.values() for name in power}
-    if not ({"N", "D"} <= columns and len(fitted.form.terms) > 2):
+    if not fitted.form.joint:
         return
     for name, values in (("size", table.params), ("length", table.tokens)):
         if values.max() < LEAST_RATIO_SPAN * values.min():

@@ -12,9 +12,9 @@ from stepladder.laws.table import Table
 HUBER_DELTA = 1e-3  # Hoffmann et al., arXiv:2203.15556, appendix D.2
 _AGREE = 1e-6
 # 1.345 σ: 95 % of the efficiency of least squares under normal noise (Huber 1964).
-_TUNING = 1.345
+TUNING = 1.345
 _LEAST_SIGMA = 5e-4
-_USUAL_SIGMA = 0.005  # seeds of small runs differ by .3 to .7 % (docs/log.md)
+USUAL_SIGMA = 0.005  # seeds of small runs differ by .3 to .7 % (docs/log.md)
 # Standard deviations of the log-shares of floor and other terms at the middle of the data (ladder/design).
 _FLOOR_SD, _TERM_SD = 0.5, 0.7
 # Weights towards the target. Thresholds: over ten public sets and clean synthetic ladders, bent ones have
@@ -129,7 +129,7 @@ def columns_of(form: Form, size: Array, table: Table, power: float) -> Columns:
     centre = raw.mean(axis=1)
     # Replicates speak for the noise beside what is usual, which counts as one.
     seeds, freedom = replicate_noise(table)
-    squares = _USUAL_SIGMA**2 + (freedom * seeds**2 if freedom else 0.0)
+    squares = USUAL_SIGMA**2 + (freedom * seeds**2 if freedom else 0.0)
     return Columns(
         centred=raw - centre[:, None],
         log_loss=np.log(table.loss),
@@ -248,7 +248,7 @@ def _data(columns: Columns, options: FitOptions, sigma: float) -> Data:
     return Data(
         log_loss=columns.log_loss[None],
         weight=columns.weight[None],
-        delta=options.delta or _TUNING * sigma,
+        delta=options.delta or TUNING * sigma,
         sigma=sigma,
     )
 

@@ -1,6 +1,5 @@
 """A table of runs in; a Law with its constants, certification, spread, warnings and refusal out."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -189,10 +188,9 @@ def _rivals(table: Table, fitted: Estimate, options: FitOptions) -> list[dict[st
 def _rival_forms(form: Form, power: float, other: float) -> list[tuple[Form, float]]:
     if form.name.startswith("experts"):
         return [(form, other), (experts_form(), power)]
-    base, *corpora = json.loads(form.name.removeprefix("pooled")) if "pooled" in form.name else [form.name]
-    joint = FORMS["coupled" if base == "coupled" else "chinchilla"]
+    joint = FORMS["coupled" if form.coupled else "chinchilla"]
     rivals = [(joint, other), (FORMS["chinchilla-tied"], power), (bent_form(joint), power)]
-    return [(pooled_form(f, corpora) if corpora else f, p) for f, p in rivals]
+    return [(pooled_form(f, form.corpora) if form.corpora else f, p) for f, p in rivals]
 
 
 def _stable(law: Law) -> dict[str, Any]:

@@ -58,6 +58,17 @@ class Form:
         return self.terms[0].amplitude == "E"
 
     @property
+    def joint(self) -> bool:
+        """Whether size and tokens have terms of their own, so that one can be weighed against the other."""
+        used = {name for term in self.terms for power in term.powers.values() for name in power}
+        return {"N", "D"} <= used and len(self.terms) > 2
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Of a pooled form, the corpora that it knows."""
+        return tuple(json.loads(self.name.removeprefix("pooled"))[1:]) if self.needs == "corpus" else ()
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """log N, log D, then the others that its terms use."""
         used = (name for term in self.terms for power in term.powers.values() for name in power)
@@ -267,14 +278,12 @@ def _column(form: Form, name: str, log_n: Array, extra: Extra) -> Array:
         raise LawError(f"this law needs {form.needs} of every run", next_command=f"add a column {form.needs}")
     values = extra[form.needs]
     if name.startswith("corpus="):
-        known = json.loads(form.name.removeprefix("pooled"))[1:]
-        for item in values:
-            if item not in known:
-                raise LawError(
-                    "the law knows no such corpus",
-                    got=f"{item!r}{did_you_mean(str(item), known)}",
-                    allowed=", ".join(known),
-                )
+        for item in set(values) - set(form.corpora):
+            raise LawError(
+                "the law knows no such corpus",
+                got=f"{item!r}{did_you_mean(str(item), form.corpora)}",
+                allowed=", ".join(form.corpora),
+            )
         return np.array([float(item == name.removeprefix("corpus=")) for item in values])
     start, most = (float(item) for item in name.split(":")[1:])
     count = np.asarray(values, float)

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stepladder.laws.estimate import TUNING
+from stepladder.laws.rollout import HORIZON_OFFSET
 from stepladder.laws.solve import Array, CurveProblem, Data, Prior, minimise
 
 # Weak priors, as (mean, standard deviation). Prompting moves models that know nothing off chance by a few
 # points; labels and ambiguity end most tasks between .7 and .97 (logit 2 ± 1.2); slope and place are in
 # standard deviations of the runs' own column, and say that the runs span about one rise of the curve.
 _FLOOR_SD, _SLOPE, _PLACE, _TOP = 0.03, (0.4, 0.8), (1.0, 2.0), (2.0, 1.2)
-_TUNING, _FIRST_SIGMA = 1.345, 0.01  # 1.345 σ: as in `estimate`
+_FIRST_SIGMA = 0.01
 LEAST_SIGMA = 0.003
-HORIZON_OFFSET = 0.35  # as in `rollout`
-_WEIGHT_POWER, _CUTS, _LEAST_SHARE, _LEAST_BELOW, _DRAWS = 0.25, 6, 0.4, 5, 200
+_WEIGHT_POWER, _DRAWS = 0.25, 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,15 +151,6 @@ def curve(link: Link, x: Array) -> Callable[[Array], tuple[Array, Array]]:
     return function
 
 
-def cut_levels(log_c: Array) -> Array:
-    """Up to six levels of log-compute with 40 % of the runs, and at least five, below and some above."""
-    ordered = np.sort(log_c)
-    least = max(_LEAST_BELOW, math.ceil(_LEAST_SHARE * len(ordered)))
-    places = [k for k in range(least, len(ordered)) if ordered[k] - ordered[k - 1] > 0.02]
-    picked = np.unique(np.linspace(0, len(places) - 1, min(_CUTS, len(places))).round().astype(int))
-    return ordered[[places[i] - 1 for i in picked]]
-
-
 def fit_link(link: Link, sample: Sample) -> LinkFit:
     """The link's minimum on all runs, its draws, and what it would have got wrong about dearer runs."""
     raw = columns_of(link, sample.loss, sample.size, sample.tokens)
@@ -189,7 +181,7 @@ def _problem(fitted: LinkFit, sample: Sample, inside: Array) -> CurveProblem:
         data=Data(
             log_loss=sample.accuracy[None],
             weight=weight / weight.mean() * inside,
-            delta=_TUNING * fitted.sigma,
+            delta=TUNING * fitted.sigma,
             sigma=fitted.sigma,
         ),
         prior=Prior(mean=mean[None], precision=spread**-2.0),

@@ -101,9 +101,7 @@ def cheapest_for_loss(
 
 def _check(law: Law) -> None:
     """A law of one variable alone would spend everything on it."""
-    terms = form_named(law.form).terms
-    columns = {name for term in terms for power in term.powers.values() for name in power}
-    if len(terms) < 3 or not {"N", "D"} <= columns:
+    if not form_named(law.form).joint:
         raise LawError(
             "this law does not weigh size against tokens",
             got=law.form,

@@ -18,6 +18,7 @@ from itertools import product
 import numpy as np
 
 from stepladder.errors import LawError
+from stepladder.laws.estimate import TUNING, USUAL_SIGMA
 from stepladder.laws.solve import Array, CurveProblem, Data, Prior, Solution, minimise
 from stepladder.laws.table import Table
 
@@ -39,7 +40,6 @@ _HARM_NAMES = ("F", "kappa", "lambda", "delta", "R1", "C")
 # Standard deviations of the priors: shares and exponents as in `estimate`, half-lives and over-fitting wide.
 _SPREAD = np.array([0.5, 0.7, 0.7, 0.15, 0.15, 1.0, 1.0, 2.0, 0.5, 0.5, 0.7, 1.0, 0.5])
 _ABSENT = -60.0  # log F of a law without over-fitting
-_USUAL_SIGMA, _TUNING = 0.005, 1.345  # as in `estimate`
 _RISEN = 0.02  # four times what seeds differ by
 _LEAST_SINGLE, LEAST_REPEATED = 20, 5
 REPEATED = 1.01  # epochs from which a run counts as repeating its data
@@ -214,19 +214,19 @@ def _fit(table: Table, mean: Array, free: Array, centre: _Pair) -> _Found:
     offsets = np.zeros((8, 13))
     offsets[:, 3:6] = list(product((-0.1, 0.1), (-0.1, 0.1), (-1.0, 1.5)))
     offsets[:, 6] = [1, -1, -1, 1] * 2
-    starts, sigma = (mean + offsets)[:, free], _USUAL_SIGMA
+    starts, sigma = (mean + offsets)[:, free], USUAL_SIGMA
     for tolerance in (1e-4, 1e-4, 1e-9):
         data = Data(
             log_loss=np.log(table.loss)[None],
             weight=table.weight[None] / table.weight.mean(),
-            delta=_TUNING * sigma,
+            delta=TUNING * sigma,
             sigma=sigma,
         )
         problem = _problem(rows, mean, free, data, prior)
         found = minimise(problem, starts, max_iterations=60, tolerance=tolerance)
         fitted = _best(problem, mean, free, found)
         spread = 1.4826 * float(np.median(np.abs(fitted.residual)))
-        sigma = max(spread * np.sqrt(len(table) / max(len(table) - len(free), 1)), _USUAL_SIGMA)
+        sigma = max(spread * np.sqrt(len(table) / max(len(table) - len(free), 1)), USUAL_SIGMA)
         starts = np.concatenate([fitted.theta[None, free], starts[:3]])
     return fitted
 

@@ -52,7 +52,7 @@ def roll_out(fitted: Estimate) -> Rollout:
     """Fit on the cheapest runs up to eight cut-offs, forecast all dearer ones; all fits in one batch."""
     columns = fitted.columns
     log_c = columns.log_n + columns.log_d
-    levels = cut_levels(log_c, len(fitted.theta))
+    levels = cut_levels(log_c, len(fitted.theta) + 1, _CUTS)
     if not len(levels):
         return Rollout(error=np.zeros(0), horizon=np.zeros(0), cut=np.zeros(0, dtype=int))
     inside = log_c[None, :] <= levels[:, None] + 1e-9
@@ -70,16 +70,15 @@ def roll_out(fitted: Estimate) -> Rollout:
     return Rollout(error=error[~inside], horizon=horizon[~inside], cut=cut[~inside])
 
 
-def cut_levels(log_c: Array, num_constants: int) -> Array:
-    """Compute levels to cut at: at least constants + 1 points and 40 % of all below, one above."""
+def cut_levels(log_c: Array, least_below: int, cuts: int) -> Array:
+    """Up to `cuts` levels of log-compute with 40 % of the runs, and `least_below`, below and one above."""
     ordered = np.sort(log_c)
     n = len(ordered)
-    least = max(num_constants + 1, int(np.ceil(_LEAST_SHARE * n)))
+    least = max(least_below, int(np.ceil(_LEAST_SHARE * n)))
     # A cut between two runs of (nearly) equal compute would hold out replicates, not dearer runs.
     places = [k for k in range(least, n) if ordered[k] - ordered[k - 1] > 0.02]
-    if len(places) > _CUTS:
-        places = [places[i] for i in np.unique(np.linspace(0, len(places) - 1, _CUTS).round().astype(int))]
-    return ordered[[k - 1 for k in places]]
+    picked = np.unique(np.linspace(0, len(places) - 1, min(cuts, len(places))).round().astype(int))
+    return ordered[[places[i] - 1 for i in picked]]
 
 
 def draw(fitted: Estimate, count: int, seed: int) -> Array:

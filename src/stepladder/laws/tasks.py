@@ -21,15 +21,14 @@ from stepladder.laws.fit import fit_law
 from stepladder.laws.forms import Extra, form_named, predict, to_constants
 from stepladder.laws.intervals import forecast
 from stepladder.laws.link import (
-    HORIZON_OFFSET,
     LEAST_SIGMA,
     LINKS,
     LinkFit,
     Sample,
     columns_of,
-    cut_levels,
     fit_link,
 )
+from stepladder.laws.rollout import HORIZON_OFFSET, cut_levels
 from stepladder.laws.table import Array, Table, read_observations
 from stepladder.records import Forecast, Interval, Law
 from stepladder.store import fingerprint
@@ -43,6 +42,7 @@ _Z, _WIDER = {"80": 1.282, "95": 1.960}, 2.776 / 1.960
 # Above chance: by two standard deviations of guessing, and by two points. A trend: p < .01, few runs aside.
 _CLEAR, _LEAST_STEP, _TREND, _MONOTONE = 2.0, 0.01, 2.33, 0.9
 _USELESS = 0.8
+_LEAST_BELOW, _CUTS = 5, 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,7 +256,7 @@ def _sample(runs: TaskRuns, law: Law) -> Sample:
     table, seen = runs.table, runs.table.take(known)
     form, options = form_named(law.form), FitOptions(form=law.form, size=law.size_column)
     size, log_c = getattr(seen, law.size_column), np.log(getattr(table, law.size_column) * table.tokens)
-    levels = cut_levels(log_c[known])
+    levels = cut_levels(log_c[known], _LEAST_BELOW, _CUTS)
     losses = []
     for level in levels:
         below = fit_form(form, table.take(np.flatnonzero(log_c <= level + 1e-9)), options)
