@@ -72,6 +72,7 @@ def make_audit(
             "examples": _line_examples(trimmed),
         },
         "quarantined": _quarantined(quarantined),
+        "sources": _shares(documents, "source"),
         "domains": _shares(documents, "domain"),
         "languages": _shares(documents, "language"),
         "licences": _shares(documents, "licence"),
@@ -92,7 +93,7 @@ def make_audit(
 
 
 def _removed(documents: Documents) -> dict[str, Any]:
-    raw, names, heads = (documents.column(name) for name in ("raw_bytes", "source", "head"))
+    raw, names, heads = (documents.column(name) for name in ("raw_bytes", "file", "head"))
     out = {}
     present = set(documents.rule) - {""}
     for rule in [*(r for r in RULES if r in present), *sorted(present - set(RULES))]:

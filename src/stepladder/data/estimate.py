@@ -39,7 +39,7 @@ def estimate(sources: Sequence[str], options: CorpusOptions) -> dict[str, Any]:
         long_lines(kept["text"], kept["domain"])
         documents += len(frame)
         num_bytes += int(frame["raw_bytes"].sum())
-        for domain, rule, source in frame.select("domain", "rule", "source").iter_rows():
+        for domain, rule, source in frame.select("domain", "rule", "file").iter_rows():
             entry = rules.setdefault(domain, {"documents": 0, "removed": {}})
             entry["documents"] += 1
             if rule is not None:

@@ -23,7 +23,7 @@ from stepladder.data.card import data_card
 from stepladder.data.decide import Documents, apply_trim, decide_duplicates, decide_split, load_documents
 from stepladder.data.options import CorpusOptions
 from stepladder.data.shards import INDEX_FILE, token_dtype, write_split
-from stepladder.data.sources import SourceFile, list_files, sample_files, with_digests
+from stepladder.data.sources import SourceFile, list_files, sample_files, source_name, with_digests
 from stepladder.data.steps import SPLITS, read_arrays, read_frame
 from stepladder.data.tokenizer import END_ID, TOKENIZER_FILE, check_equal, load_tokenizer, train_tokenizer
 from stepladder.data.worker import run_tasks
@@ -33,7 +33,7 @@ from stepladder.records import Corpus, Split, from_json, to_json
 from stepladder.store import fingerprint, open_artefact, read_json, write_json, write_text
 
 # Changes whenever the same inputs and options would give other bytes.
-FORMAT = 1
+FORMAT = 2
 CORPUS_FILE, AUDIT_FILE, CARD_FILE, QUARANTINE_FILE = (
     *("corpus.json", "audit.json", "DATA_CARD.md"),
     "quarantine.jsonl",
@@ -176,7 +176,7 @@ def _tokenizer(job: _Job, documents: Documents) -> bool:
     """Train on a seeded sample of training documents; whether tiktoken gives equal ids on a sample."""
     options, path = job.options, job.out / TOKENIZER_FILE
     train = np.flatnonzero(documents.split == 0)
-    sources, records = documents.column("source"), documents.column("record")
+    sources, records = documents.column("file"), documents.column("record")
     digests = [
         hashlib.blake2b(f"{options.seed}:{sources[row]}:{records[row]}".encode(), digest_size=8).digest()
         for row in train
@@ -259,7 +259,7 @@ def _corpus(audit: dict[str, Any], index: dict[str, Any], spent: tuple[float, fl
 
 
 def _identity(files: Sequence[SourceFile], options: CorpusOptions) -> dict[str, Any]:
-    listing = [[f.name, f.digest, f.kind, f.domain, f.licence, f.held_out] for f in files]
+    listing = [[f.name, f.digest, f.kind, f.source, f.domain, f.licence, f.held_out] for f in files]
     return {
         "kind": "corpus",
         "format": FORMAT,
@@ -293,7 +293,7 @@ def _tasks(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
 
 
 def _source_names(sources: Sequence[str]) -> list[str]:
-    return [source if source.startswith("python:") else Path(source).name for source in sources]
+    return [source_name(source) for source in sources]
 
 
 class _Clock:

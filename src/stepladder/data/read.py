@@ -25,7 +25,13 @@ LONGEST_LINE = 64 << 20
 _SAMPLE_CHARS = 200
 # Strings at the start of a line: parsing the code finds the same and is ten times as slow.
 _DOCSTRING = re.compile(r"^[ \t]*[rRuU]?(\"{3}|'{3})(.*?)\1[ \t]*$", re.DOTALL | re.MULTILINE)
-SCHEMA = ("text", "source", "record", "domain", "licence", "group", "raw_bytes", "held_out")
+# When a record was written, by the names that public sets use; the first that is there counts.
+DATE_COLUMNS = ("date", "timestamp", "created")
+OWN_COLUMNS = ("source", "domain", "licence", "license", "group", *DATE_COLUMNS)
+SCHEMA = (
+    *("text", "file", "record", "source", "domain", "licence", "group", "date"),
+    *("raw_bytes", "held_out"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +88,12 @@ class Reader:
         licence = licence if isinstance(licence, str) else file.licence
         group = own.get("group")
         group = f"{file.name}:{group}" if isinstance(group, (str, int)) else file.name
-        self._rows.append((text, file.name, record, domain, licence, group, raw_bytes, file.held_out))
+        source = own.get("source")
+        source = source if isinstance(source, str) and source else file.source
+        date = next((str(own[name]) for name in DATE_COLUMNS if own.get(name)), "")
+        self._rows.append(
+            (text, file.name, record, source, domain, licence, group, date, raw_bytes, file.held_out)
+        )
         self._held += raw_bytes
 
     def _reject(self, file: SourceFile, place: int, reason: str, raw: bytes | None = None) -> None:
@@ -192,7 +203,7 @@ class Reader:
                     listed = ", ".join(names[:8]) or "none"
                     self._reject(file, 0, f'no column "{self.text_column}" among {listed}')
                     return
-                own = [c for c in ("domain", "licence", "license", "group") if c in names]
+                own = [c for c in OWN_COLUMNS if c in names]
                 columns = [self.text_column, *own]
                 for batch in table.iter_batches(batch_size=BATCH_DOCUMENTS, columns=columns):
                     for value in batch.to_pylist():

@@ -48,12 +48,17 @@ _FULL_SHARE = 0.95
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
-    """One file to read. `name` is relative to its source: stable when the folder moves."""
+    """One file to read. `name` is relative to its source: stable when the folder moves.
+
+    `source` names the source that it came from (a folder's or file's own name, `python:code`, ...): mixture
+    weights and figures are given by it.
+    """
 
     name: str
     path: str
     num_bytes: int
     kind: str = "text"
+    source: str = ""
     domain: str = "prose"
     licence: str = ""
     held_out: bool = False
@@ -78,7 +83,7 @@ def list_files(sources: Sequence[str], *, held_out: bool = False) -> list[Source
         for file in files:
             folder, name = os.path.split(file.path)
             place = os.path.join(real_folder(folder), name)
-            found.setdefault((place, file.kind), replace(file, held_out=held_out) if held_out else file)
+            found.setdefault((place, file.kind), replace(file, held_out=held_out, source=source_name(source)))
     if problems:
         raise DataError(
             "; ".join(error.wrong for error in problems),
@@ -227,6 +232,11 @@ def _source_file(name: str, path: str | Path, kind: str, domain: str, licence: s
     return SourceFile(
         name=name, path=os.path.abspath(path), num_bytes=size, kind=kind, domain=domain, licence=licence
     )
+
+
+def source_name(source: str) -> str:
+    """What a source is called in cards and mixtures: its last part, `python:...` whole."""
+    return source if source.startswith("python:") else Path(source).name or source
 
 
 def _fixed_part(pattern: str) -> str:
