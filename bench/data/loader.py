@@ -12,16 +12,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from stepladder.data.shards import JoinedTokens, TokenArray
+from stepladder.data.shards import JoinedTokens
 from stepladder.train.batches import BatchSource
 from stepladder.train.packing import PackedSource, cut_share_of_windows, mask_of, pack
 
 MEDIAN, SIGMA, VOCABULARY = 400, 1.4, 50_000
 ROUNDS, BATCH_TOKENS = 5, 1 << 19
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the loaders need of a split."""
+
+    tokens: Any
+    offsets: np.ndarray
+    checksum: str = ""
 
 
 def main() -> int:
@@ -33,16 +44,14 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         split = synthetic(Path(folder), options.tokens)
-        cuts = np.linspace(0, len(split), options.shards + 1).astype(int)
+        cuts = np.linspace(0, len(split.tokens), options.shards + 1).astype(int)
         parts = [split.tokens[a:b] for a, b in itertools.pairwise(cuts)]
-        joined = TokenArray(
-            tokens=JoinedTokens(parts), offsets=split.offsets, num_bytes=0, dtype=split.dtype, checksum=""
-        )
-        print(f"{len(split):,} tokens, {len(split.offsets) - 1:,} documents")
+        joined = Split(JoinedTokens(parts), split.offsets)
+        print(f"{len(split.tokens):,} tokens, {len(split.offsets) - 1:,} documents")
         for context in options.contexts:
             measure(split, joined, context)
     offsets = synthetic_lengths(1_000_000)
-    million = TokenArray(tokens=(), offsets=offsets, num_bytes=0, dtype=np.dtype("<u2"), checksum="")
+    million = Split(np.empty(0), offsets)
     for context in (1024, 32_768):
         started = time.process_time()
         packing = pack(million, context, 0)
@@ -53,7 +62,7 @@ def main() -> int:
     return 0
 
 
-def measure(split: TokenArray, joined: TokenArray, context: int) -> None:
+def measure(split: Split, joined: Split, context: int) -> None:
     """Print plan and rates of one context; `joined` is the split in several shards."""
     started = time.process_time()
     packing = pack(split, context, 0)
@@ -64,7 +73,7 @@ def measure(split: TokenArray, joined: TokenArray, context: int) -> None:
     )
     batch = max(BATCH_TOKENS // context, 1)
     packed, shards, narrow = (PackedSource(part, packing, batch, 0) for part in (split, joined, split))
-    narrow.dtype = split.dtype
+    narrow.dtype = split.tokens.dtype
     steps: dict[str, Callable[[], object]] = {
         "packed, masked": lambda: [part.predicted for part in packed.next()],
         "packed, masked, uint16": lambda: [part.predicted for part in narrow.next()],
@@ -100,7 +109,7 @@ def seconds(step: Callable[[], object], least: float = 0.3) -> float:
     return took / calls
 
 
-def synthetic(folder: Path, num_tokens: int) -> TokenArray:
+def synthetic(folder: Path, num_tokens: int) -> Split:
     """Random ids and lognormal lengths; every document ends with id 0."""
     rng = np.random.default_rng(0)
     offsets = synthetic_lengths(int(num_tokens / MEDIAN))
@@ -114,7 +123,7 @@ def synthetic(folder: Path, num_tokens: int) -> TokenArray:
     tokens[offsets[1:] - 1] = 0
     tokens.flush()
     tokens = np.memmap(path, dtype=np.uint16, mode="r")
-    return TokenArray(tokens=tokens, offsets=offsets, num_bytes=0, dtype=tokens.dtype, checksum="")
+    return Split(tokens, offsets)
 
 
 def synthetic_lengths(documents: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,15 @@ class Split:
     @property
     def tokens(self) -> np.ndarray:
         return np.arange(1, self.offsets[-1] + 1, dtype=np.uint32)
+
+
+@dataclass
+class OtherTokens:
+    """A split whose tokens are held in another way."""
+
+    offsets: np.ndarray
+    tokens: Any
+    checksum: str = "abc"
 
 
 def split_of(lengths: list[int], sources: list[int] | None = None) -> Split:
@@ -166,6 +176,14 @@ def test_documents_of_one_token_are_dropped() -> None:
         pack(split_of([1, 1, 0]), 9, 0)
 
 
+def test_sources_must_fit_the_documents() -> None:
+    with pytest.raises(TrainError, match="below 3: web, code, books"):
+        pack(split_of([5, 5], [0, 3]), 4, 0)
+    with pytest.raises(TrainError, match="3 of them"):
+        pack(split_of([5, 5], [0, 1, 1]), 4, 0)
+    assert ["all"] == pack(split_of([5, 5], []), 4, 0).source_names
+
+
 def test_packing_is_a_function_of_split_context_and_seed() -> None:
     split = lognormal_split(500)
     one, same, other = pack(split, 64, 1), pack(split, 64, 1), pack(split, 64, 2)
@@ -191,22 +209,31 @@ def test_packing_is_kept_beside_the_corpus(tmp_path: Path) -> None:
     assert 2 == len(list(tmp_path.iterdir()))
 
 
-def test_joined_shards_read_the_same() -> None:
+class ShownParts(JoinedTokens):
+    """Several shards that show themselves."""
+
+    def __init__(self, parts: list[np.ndarray]) -> None:
+        super().__init__(parts)
+        self.parts = parts
+
+
+@pytest.mark.parametrize("joined", [JoinedTokens, ShownParts])
+def test_several_shards_read_the_same(joined: type[JoinedTokens]) -> None:
+    """Pieces that lie across a border, and a shard without tokens, included."""
     split = lognormal_split(300)
     packing = pack(split, 64, 0)
-
-    @dataclass
-    class Joined(Split):
-        @property
-        def tokens(self) -> JoinedTokens:  # type: ignore[override]
-            return JoinedTokens(np.array_split(super().tokens, 7))
-
-    wanted, found = (PackedSource(part, packing, 20, 0) for part in (split, Joined(split.offsets)))
-    found.dtype = np.dtype(np.uint32)
-    for _ in range(10):
-        (one,), (other,) = wanted.next(), found.next()
-        assert np.uint32 == other.tokens.dtype
-        assert np.array_equal(one.tokens, other.tokens)
+    parts = np.array_split(split.tokens, 7)
+    shards = OtherTokens(split.offsets, tokens=joined([*parts[:3], parts[0][:0], *parts[3:]]))
+    one, other = PackedSource(split, packing, 20, 0), PackedSource(shards, packing, 20, 0)
+    other.dtype = np.dtype(np.uint32)
+    borders = np.cumsum([len(part) for part in parts])[:-1]
+    across = [(a < borders) & (borders < a + n) for a, n in zip(packing.starts, packing.lengths, strict=True)]
+    assert np.any(across)
+    for _ in range(2 * len(packing) // 20):
+        (wanted,), (found,) = one.next(), other.next()
+        assert np.uint32 == found.tokens.dtype
+        assert found.tokens.flags.writeable
+        assert np.array_equal(wanted.tokens, found.tokens)
 
 
 def mixed_source(
@@ -281,6 +308,7 @@ def test_refuses_a_batch_that_cannot_be_shared() -> None:
 CONSUMER = """
 import json, os, sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 sys.path.insert(0, {tests!r})
 from test_packing import lognormal_split, mixed_source

@@ -26,6 +26,7 @@ from stepladder.store import fingerprint, write_bytes
 from stepladder.train.batches import SampleOrder
 from stepladder.train.bestfit import best_fit
 from stepladder.train.mixture import Mixture
+from stepladder.train.pieces import PieceReader
 
 PADDING = -1
 # Above this share of padding the emptiest samples are joined end to end and cut, at the price of more cut
@@ -39,7 +40,7 @@ _VERSION = 1
 class Documents(Protocol):
     """What a split offers: token ids, where documents begin (and the end), and a checksum of the ids.
 
-    A split of several sources also has `sources` (a number for each document) and `source_names`.
+    A split of several sources also has `sources` (a number for each document, else empty) and `source_names`.
     """
 
     @property
@@ -50,7 +51,7 @@ class Documents(Protocol):
     def checksum(self) -> str: ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Packing:
     """Sample s is pieces first[s] to first[s + 1]; a piece is `lengths` tokens of the split from `starts`.
 
@@ -89,7 +90,7 @@ class Packing:
         return np.diff(self.source_first).tolist()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Packed:
     """A micro-batch. tokens (B, T + 1); document (B, T + 1) int32: 0, 1, ... within a sample, -1 padding."""
 
@@ -129,13 +130,13 @@ def boundaries(document: np.ndarray) -> np.ndarray:
 
 def open_packing(folder: Path, split: Documents, context_tokens: int, seed: int) -> Packing:
     """The packing of a split, from `folder` if it was made before, else made and kept there."""
-    sources = getattr(split, "sources", None)
+    sources, names = _sources_of(split)
     fields = {
         "version": _VERSION,
         "checksum": split.checksum,
         "documents": len(split.offsets) - 1,
-        "sources": "" if sources is None else hashlib.sha256(np.asarray(sources).tobytes()).hexdigest(),
-        "source_names": list(getattr(split, "source_names", None) or []),
+        "sources": "" if sources is None else hashlib.sha256(sources.tobytes()).hexdigest(),
+        "source_names": names,
         "context_tokens": context_tokens,
         "seed": seed,
     }
@@ -174,8 +175,7 @@ def pack(split: Documents, context_tokens: int, seed: int) -> Packing:
         TrainError: no document has two tokens.
     """
     offsets = np.asarray(split.offsets, dtype=np.int64)
-    sources = getattr(split, "sources", None)
-    names = list(getattr(split, "source_names", None) or ["all"]) if sources is not None else ["all"]
+    sources, names = _sources_of(split)
     lengths = np.diff(offsets)
     usable = lengths >= 2
     if not usable.any():
@@ -186,7 +186,7 @@ def pack(split: Documents, context_tokens: int, seed: int) -> Packing:
         )
     parts, source_first = [], [0]
     for number in range(len(names)):
-        chosen = usable if sources is None else usable & (np.asarray(sources) == number)
+        chosen = usable if sources is None else usable & (sources == number)
         documents = np.flatnonzero(chosen)
         rng = np.random.default_rng([seed, number])
         part = _pack_source(offsets[documents], lengths[documents], context_tokens, rng)
@@ -210,6 +210,22 @@ def cut_share_of_windows(offsets: np.ndarray, context_tokens: int) -> float:
     lengths = np.diff(offsets)
     begins, lengths = offsets[:-1][lengths >= 2], lengths[lengths >= 2]
     return float((begins // context_tokens != (begins + lengths - 2) // context_tokens).mean())
+
+
+def _sources_of(split: Documents) -> tuple[np.ndarray | None, list[str]]:
+    """The source of each document, or None where the split has none or does not say; their names."""
+    sources, names = getattr(split, "sources", None), list(getattr(split, "source_names", None) or [])
+    if sources is None or not len(sources):
+        return None, ["all"]
+    sources = np.asarray(sources)
+    if len(sources) != len(split.offsets) - 1 or sources.max() >= len(names):
+        raise TrainError(
+            "the sources of the documents do not fit the split",
+            got=f"{len(sources)} of them up to {sources.max()}, {len(split.offsets) - 1} documents",
+            allowed=f"one for each document, below {len(names)}: {', '.join(names) or 'no names'}",
+            next_command="stepladder data PATH... --out DIR",
+        )
+    return sources, names
 
 
 def _pack_source(
@@ -296,9 +312,7 @@ class PackedSource:
                 next_command="set [override] batch_tokens in stepladder.toml",
             )
         self.packing, self.context_tokens = packing, packing.context_tokens
-        tokens = split.tokens
-        # A view without the bookkeeping of np.memmap: its slices take a third of the time.
-        self._tokens = tokens.view(np.ndarray) if isinstance(tokens, np.ndarray) else tokens
+        self._pieces = PieceReader(split.tokens)
         self.batch_sequences = batch_sequences
         local = batch_sequences // self.world
         self.micro_sequences = min(micro_sequences or local, local)
@@ -348,22 +362,13 @@ class PackedSource:
         is_piece = np.ones(len(row), dtype=bool)
         is_piece[last] = False
         pieces = (begin[row] + number)[is_piece]
-        starts, runs = packing.starts[pieces], np.zeros(len(row), dtype=np.int64)
-        runs[is_piece] = packing.lengths[pieces]
-        ends = np.cumsum(runs)
-        runs[last] = width - np.diff(np.concatenate([[0], ends[last]]))
-        places = (np.cumsum(runs) - runs)[is_piece]
-        number[last] = PADDING
+        starts, runs = np.zeros((2, len(row)), dtype=np.int64)
+        starts[is_piece], runs[is_piece] = packing.starts[pieces], packing.lengths[pieces]
+        padding = width - np.diff(np.cumsum(runs)[last], prepend=0)
+        tokens = self._pieces.read(starts, runs, dict(zip(last.tolist(), padding.tolist(), strict=True)))
+        runs[last], number[last] = padding, PADDING
         document = np.repeat(number.astype(np.int32), runs).reshape(len(samples), width)
-        tokens = np.zeros(len(samples) * width, dtype=self._tokens.dtype)
-        _copy(self._tokens, starts, runs[is_piece], places, tokens)
         return Packed(tokens=tokens.reshape(document.shape).astype(self.dtype, copy=False), document=document)
-
-
-def _copy(tokens: Any, starts: np.ndarray, lengths: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
-    """out[place : place + length] = tokens[start : start + length] for each piece."""
-    for start, place, length in zip(starts.tolist(), places.tolist(), lengths.tolist(), strict=True):
-        out[place : place + length] = tokens[start : start + length]
 
 
 def _source_seed(seed: int, number: int) -> int:
