@@ -155,14 +155,13 @@ class TestOnTwoNodes:
         tasks = read_tasks(files, tmp_path / "out")
         (tmp_path / "out" / "read").mkdir(parents=True)
         (tmp_path / "out" / "read" / "00001.json").write_text("{")
-        (tmp_path / "tokenizer.json").write_text("[]")
-        common = {"folder": str(tmp_path / "out"), "index": 0, "part": "00000-00000"}
-        encode = {**common, "tokenizer": str(tmp_path / "tokenizer.json"), "fast": True, "dtype": "<u2"}
+        # A name that means a file in this process and none in another.
+        own = {**files[0], "path": f"/proc/self/task/{os.getpid()}/comm"}
         with executor(f"ray:{two_nodes[0].address}", 2) as pool:
             with pytest.raises(StoreError, match="not readable JSON"):
                 pool.run("read", tasks, ignore)
-            with pytest.raises(DataError, match="tokenizer"):
-                pool.run("encode", [encode], ignore)
+            with pytest.raises(DataError, match="does not see files that the driver sees"):
+                pool.run("read", [{**tasks[2], "files": [own]}], ignore)
             with pytest.raises(RuntimeError, match="KeyError: 'text_column'"):
                 pool.run("read", [{"folder": str(tmp_path / "out"), "index": 0}], ignore)
             # Nothing runs on, no marker is left, and the pool still works.
