@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepladder import __version__
-from stepladder.data.options import CorpusOptions
+from stepladder.data.options import CorpusOptions, Dedup
 from stepladder.data.prepare import load_corpus, prepare_corpus
 from stepladder.errors import FingerprintError, PlanError, StoreError
 from stepladder.eval.table import TaskTable, task_table
@@ -128,7 +128,7 @@ def prepare(climb: Climb) -> Corpus:
         vocab_size=int(climb.override("vocab_size", CorpusOptions().vocab_size)),
         held_out=brief.data.held_out,
         seed=int(climb.override("seed", 0)),
-        dedup_jaccard=climb.override("dedup_jaccard", CorpusOptions().dedup_jaccard),
+        dedup=Dedup(jaccard=climb.override("dedup_jaccard", Dedup().jaccard)),
         max_bytes=int(climb.override("max_input_bytes", 0)),
     )
     folder = climb.folder / "corpus"

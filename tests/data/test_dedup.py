@@ -1,30 +1,75 @@
 """Sketches, verified clusters, boilerplate lines."""
 
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from stepladder.data.dedup import (
-    BOILERPLATE_REPEATS,
-    Duplicates,
-    boilerplate,
-    exact_keys,
-    find_duplicates,
-    long_lines,
-    sketches,
-    without_lines,
-)
+from stepladder.data import chain, lines
+from stepladder.data.chain import Job, cut_boilerplate, find_copies, read_files
+from stepladder.data.clusters import star
+from stepladder.data.dedup import BOILERPLATE_REPEATS, Lines, long_lines, sketches, without_lines
+from stepladder.data.files import read_arrays, read_frame
+from stepladder.data.lines import boilerplate
+from stepladder.data.options import CorpusOptions
+from stepladder.data.sources import SourceFile
 
 MakeText = Callable[[int, int], str]
 
 
-def duplicates(texts: list[str], jaccard: float = 0.8, bonus: list[int] | None = None) -> Duplicates:
-    column = pl.Series("text", texts, dtype=pl.String)
-    values, has_sketch = sketches(column)
-    length = np.array([len(text) for text in texts]) + np.array(bonus or [0] * len(texts))
-    return find_duplicates(exact_keys(column), values, has_sketch, length, jaccard)
+@dataclass(frozen=True)
+class Found:
+    """For each text the one that stands for it (itself: it stays), and how alike the two are."""
+
+    keeper: np.ndarray
+    is_exact: np.ndarray
+    similarity: np.ndarray
+
+    @property
+    def stays(self) -> np.ndarray:
+        return self.keeper == np.arange(len(self.keeper))
+
+
+def duplicates(texts: list[str], held_out: list[int] | None = None, ranges: int = 1) -> Found:
+    """What the real steps find, over several parts and ranges of keys, in the order of `texts`."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        files = []
+        for number, text in enumerate(texts):
+            path = work / f"{number:05d}.txt"
+            path.write_text(text, encoding="utf-8", newline="")
+            is_held = number in (held_out or [])
+            files.append(SourceFile(name=path.name, path=str(path), num_bytes=len(text), held_out=is_held))
+        job = Job(work=work / "work", options=CorpusOptions(workers=1), num_bytes=0, quiet=True)
+        common = {"text_column": "text", "piece_bytes": 1 << 20, "languages": [], "quality": False}
+        groups = [files[at : at + 7] for at in range(0, len(files), 7)]
+        read_files(job, groups, common)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chain, "_ranges", lambda rows: ranges)
+            find_copies(job)
+            cut_boilerplate(job)
+        return _gather(job, len(texts))
+
+
+def _gather(job: Job, count: int) -> Found:
+    keeper, exact, similarity = np.arange(count), np.zeros(count, dtype=bool), np.ones(count)
+    for part in job.parts:
+        own = read_arrays(job.work / "lines" / f"{part['name']}.npz")
+        files = read_frame(job.work / "read" / f"{part['name']}.meta").filter(pl.col("rule").is_null())[
+            "file"
+        ]
+        for row, verdict in enumerate(own["verdict"]):
+            place = int(files[row][:5])
+            if verdict in (lines.EXACT, lines.NEAR):
+                keeper[place] = int(lines.heads(job.work, int(own["like"][row]))[0][:5])
+                exact[place], similarity[place] = verdict == lines.EXACT, own["similarity"][row]
+    return Found(keeper, exact, similarity)
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
@@ -64,21 +109,53 @@ def test_exact_copies_go_to_the_first_and_near_ones_to_the_longest(make_text: Ma
     base = make_text(1, 400)
     longer = base + "and six more words of text\n"
     found = duplicates([base, make_text(2, 400), longer, base, make_text(3, 400)])
-    assert found.keeper.tolist() == [2, 1, 2, 2, 4]
+    # The exact copy is said to be like its first, which is itself like the longest.
+    assert found.keeper.tolist() == [2, 1, 2, 0, 4]
     assert found.is_exact.tolist() == [False, False, False, True, False]
     assert found.similarity[0] >= 0.8
     assert found.stays.tolist() == [False, True, True, False, True]
 
 
-def test_more_length_makes_a_document_the_one_that_stays(make_text: MakeText) -> None:
+def test_given_held_out_text_is_the_copy_that_stays(make_text: MakeText) -> None:
     base = make_text(1, 400)
-    found = duplicates([base + "and six more words of text\n", base, base], bonus=[0, 0, 1 << 50])
+    found = duplicates([base + "and six more words of text\n", base, base], held_out=[2])
     assert found.keeper.tolist() == [2, 2, 2]
 
 
+def test_any_number_of_key_ranges_finds_the_same(make_text: MakeText) -> None:
+    base = [make_text(seed, 300) for seed in range(12)]
+    texts = [text + f"{'and more ' * copy}\n" for copy in range(4) for text in base] + base
+    first = duplicates(texts)
+    assert int(first.stays.sum()) == 12
+    for ranges in (2, 7):
+        again = duplicates(texts, ranges=ranges)
+        assert first.keeper.tolist() == again.keeper.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=60))
+def test_star_steps_end_in_the_components(pairs: list[tuple[int, int]]) -> None:
+    edges = np.array([pair for pair in pairs if pair[0] != pair[1]], dtype=np.uint64).reshape(-1, 2)
+    parent = list(range(31))
+
+    def root(node: int) -> int:
+        return node if parent[node] == node else root(parent[node])
+
+    for left, right in edges.tolist():
+        a, b = root(left), root(right)
+        parent[max(a, b)] = min(a, b)
+    known = None
+    while known is None or known.tolist() != edges.tolist():
+        known = edges
+        for large in (True, False):
+            both = np.concatenate([edges, edges[:, ::-1]])
+            edges = star(both[:, 0], both[:, 1], large=large)
+    expected = [[node, root(node)] for node in range(31) if root(node) != node]
+    assert expected == edges.tolist()
+
+
 def test_texts_of_fewer_than_five_words_are_never_near_duplicates() -> None:
-    assert duplicates(["a b c", "a b d", "a b c", ""]).keeper.tolist() == [0, 1, 0, 3]
-    assert duplicates(["", "x"]).keeper.tolist() == [0, 1]
+    assert duplicates(["a b c", "a b d", "a b c", "z"]).keeper.tolist() == [0, 1, 0, 3]
 
 
 def test_a_bucket_of_many_copies_is_joined_whole(make_text: MakeText) -> None:
@@ -101,26 +178,25 @@ HEADER = "# Licensed to everybody under the terms that are written in the file L
 STATEMENT = "    return compute_the_value_of_something(argument_one, argument_two, argument_three)\n"
 
 
+def sorted_goes(found: Lines) -> tuple[np.ndarray, np.ndarray]:
+    """(documents, keys) of the boilerplate lines."""
+    order = np.lexsort((found.document, found.key))
+    goes = order[boilerplate(found.key[order], found.removable[order])]
+    return found.document[goes], found.key[goes]
+
+
 def test_boilerplate_goes_after_a_few_documents_and_statements_stay() -> None:
     texts = pl.Series("text", [HEADER + STATEMENT + f"x{number} = {number}\n" for number in range(6)])
     domain = pl.Series("domain", ["code"] * 6)
-    lines = long_lines(texts, domain)
-    goes = boilerplate(lines, np.ones(6, dtype=bool))
-    assert list(range(BOILERPLATE_REPEATS, 6)) == lines.document[goes].tolist()
-    out, gone = without_lines(texts, domain, lines.document[goes], lines.key[goes])
+    document, key = sorted_goes(long_lines(texts, domain))
+    assert list(range(BOILERPLATE_REPEATS, 6)) == document.tolist()
+    out, gone = without_lines(texts, domain, document, key)
     assert texts[2] == out[2]
     assert f"{STATEMENT}x5 = 5\n" == out[5]
     assert [HEADER.strip()] * 3 == gone["line"].to_list()
 
     prose = long_lines(texts, pl.Series("domain", ["prose"] * 6))
-    assert int(boilerplate(prose, np.ones(6, dtype=bool)).sum()) == 6
-
-
-def test_removed_documents_do_not_count_towards_boilerplate() -> None:
-    texts = pl.Series("text", [HEADER + f"x{number}\n" for number in range(6)])
-    lines = long_lines(texts, pl.Series("domain", ["prose"] * 6))
-    kept = np.array([True, False, False, False, True, True])
-    assert not boilerplate(lines, kept).any()
+    assert len(sorted_goes(prose)[0]) == 6
 
 
 def test_a_line_that_repeats_in_one_document_counts_once() -> None:

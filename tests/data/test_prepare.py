@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepladder.data import prepare, steps
-from stepladder.data.options import CorpusOptions
+from stepladder.data.options import CorpusOptions, Dedup
 from stepladder.data.prepare import load_corpus, prepare_corpus
 from stepladder.data.shards import open_split
 from stepladder.data.tokenizer import load_tokenizer
@@ -149,7 +149,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, make_text: MakeText) -> tuple
     return folder, digests(place / "out")
 
 
-@pytest.mark.parametrize("moment", ["read/00001.json", "trim/00002.json", "encode/00001.json"])
+@pytest.mark.parametrize("moment", ["read/00001.json", "trim/00001.json", "encode/00001.json"])
 def test_after_a_kill_only_what_is_missing_is_done(
     tmp_path: Path, many: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -167,8 +167,12 @@ def test_after_a_kill_only_what_is_missing_is_done(
     assert not (out / "corpus.json").exists()
     with pytest.raises(DataError, match="not finished"):
         load_corpus(out)
-    done = {(path.parent.name, int(path.stem)) for path in (out / ".work").glob("*/0*.json")}
-    every = {("read", n) for n in range(3)} | {(step, n) for step in ("trim", "encode") for n in range(5)}
+    done = {
+        (step, int(path.stem))
+        for step in ("read", "trim", "encode")
+        for path in (out / ".work" / step).glob("0*.json")
+    }
+    every = {(step, n) for step in ("read", "trim", "encode") for n in range(3)}
 
     ran: list[tuple[str, int]] = []
 
@@ -181,7 +185,7 @@ def test_after_a_kill_only_what_is_missing_is_done(
 
     monkeypatch.setattr(steps, "STEPS", {name: counted(name, run) for name, run in steps.STEPS.items()})
     prepare_corpus([str(folder)], out, CorpusOptions(vocab_size=400), quiet=True)
-    assert every - done == set(ran)
+    assert every - done == {(name, n) for name, n in ran if name in ("read", "trim", "encode")}
     assert undisturbed == digests(out)
 
 
@@ -367,6 +371,6 @@ def test_the_cap_takes_whole_files(sources: Path, tmp_path: Path) -> None:
 
 def test_options_out_of_range_are_all_named() -> None:
     with pytest.raises(StepladderError) as caught:
-        CorpusOptions(vocab_size=10, held_out=0.9, dedup_jaccard=0.1, max_bytes=-1)
+        CorpusOptions(vocab_size=10, held_out=0.9, dedup=Dedup(jaccard=0.1), max_bytes=-1)
     for word in ("vocab_size 10", "held_out 0.9", "dedup_jaccard 0.1", "max_bytes -1"):
         assert word in str(caught.value)

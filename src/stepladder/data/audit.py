@@ -1,15 +1,15 @@
-"""Verdicts over all documents in; the figures of the corpus as JSON values out (`audit.json`).
+"""The sum of all tallies in; the figures of the corpus as JSON values out (`audit.json`).
 
 Totals add up, in documents and in bytes: input = kept + removed + quarantined (+ trimmed, for bytes).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from stepladder.data.decide import Documents
+from stepladder.data.lines import heads
+from stepladder.data.tally import NOBODY, quantiles
 
 _EXAMPLES, _LISTED = 3, 30
 # What each rule looks at, for people who read the card.
@@ -39,46 +39,39 @@ RULES = {
 
 
 def make_audit(
-    documents: Documents,
+    work: Path,
+    tallied: dict[str, Any],
     quarantined: Sequence[dict[str, Any]],
     trimmed: Sequence[dict[str, Any]],
     index: dict[str, Any],
-    unit: str,
+    decided: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The audit of a corpus: totals, removals with examples, trims, and what the kept text consists of."""
-    raw, clean, rest = documents.column("raw_bytes"), documents.column("num_bytes"), documents.rest
-    kept = documents.stays
-    totals = {
-        "input_documents": len(kept) + len(quarantined),
-        "kept_documents": int(kept.sum()),
-        "removed_documents": int((~kept).sum()),
-        "quarantined_documents": len(quarantined),
-        "input_bytes": int(raw.sum()) + sum(entry["num_bytes"] for entry in quarantined),
-        "kept_bytes": int(rest[kept].sum()),
-        "removed_bytes": int(raw[~kept].sum()),
-        "quarantined_bytes": sum(entry["num_bytes"] for entry in quarantined),
-        "normalised_bytes": int((raw - clean)[kept].sum()),
-        "boilerplate_bytes": int((clean - rest)[kept].sum()),
-    }
+    """The audit of a corpus: totals, removals with examples, trims, and what the kept text consists of.
+
+    `tallied` is the sum over all parts, `decided` the unit that was held out and the candidates compared.
+    """
+    size = sum(entry["num_bytes"] for entry in quarantined)
+    totals = dict(tallied["totals"])
+    totals["quarantined_documents"], totals["quarantined_bytes"] = len(quarantined), size
+    totals["input_documents"] += len(quarantined)
+    totals["input_bytes"] += size
     splits = index["splits"]
     assert totals["kept_documents"] == sum(entry["documents"] for entry in splits.values())
     assert totals["kept_bytes"] == sum(entry["num_bytes"] for entry in splits.values())
     return {
         "totals": totals,
-        "removed": _removed(documents),
+        "removed": _removed(work, tallied["removed"]),
+        "near_duplicates": {name: decided[name] for name in ("candidates", "joined")},
         "boilerplate": {
             "lines": sum(result["lines"] for result in trimmed),
             "documents": sum(result["shorter_documents"] for result in trimmed),
             "examples": _line_examples(trimmed),
         },
         "quarantined": _quarantined(quarantined),
-        "sources": _shares(documents, "source"),
-        "domains": _shares(documents, "domain"),
-        "languages": _shares(documents, "language"),
-        "licences": _shares(documents, "licence"),
-        "rules_by_domain": _by_domain(documents),
-        "lengths": _lengths(rest[kept]),
-        "held_out_unit": unit,
+        **{name: _largest_first(tallied[name]) for name in ("sources", "domains", "languages", "licences")},
+        "rules_by_domain": tallied["rules_by_domain"],
+        "lengths": quantiles(tallied),
+        "held_out_unit": decided["unit"],
         "splits": {
             name: {
                 "documents": entry["documents"],
@@ -92,35 +85,31 @@ def make_audit(
     }
 
 
-def _removed(documents: Documents) -> dict[str, Any]:
-    raw, names, heads = (documents.column(name) for name in ("raw_bytes", "file", "head"))
+def _removed(work: Path, removed: Mapping[str, Any]) -> dict[str, Any]:
+    """Removals in the order of the rules; examples name the document that stands for the removed one."""
     out = {}
-    present = set(documents.rule) - {""}
-    for rule in [*(r for r in RULES if r in present), *sorted(present - set(RULES))]:
-        rows = np.flatnonzero(documents.rule == rule)
-        # The first, the middle and the last: three neighbours would often be of one package.
-        picks = dict.fromkeys([0, len(rows) // 2, len(rows) - 1])
+    for rule in [*(r for r in RULES if r in removed), *sorted(set(removed) - set(RULES))]:
         examples = []
-        for row in (int(rows[pick]) for pick in picks):
-            example: dict[str, Any] = {"source": str(names[row]), "head": str(heads[row])}
-            if documents.like[row] >= 0:
-                example["like"] = str(names[documents.like[row]])
-                example["similarity"] = round(float(documents.similarity[row]), 3)
-            elif rule == "heldout_overlap":
-                example["similarity"] = round(float(documents.similarity[row]), 3)
+        for drawn in removed[rule]["examples"]:
+            example: dict[str, Any] = {"source": drawn["source"], "head": drawn["head"]}
+            if drawn["like"] != NOBODY:
+                example["like"] = heads(work, drawn["like"])[0]
+            if drawn["like"] != NOBODY or rule == "heldout_overlap":
+                example["similarity"] = drawn["similarity"]
             examples.append(example)
-        out[rule] = {
-            "why": RULES.get(rule, ""),
-            "documents": len(rows),
-            "num_bytes": int(raw[rows].sum()),
-            "examples": examples,
-        }
+        out[rule] = {"why": RULES.get(rule, ""), **removed[rule], "examples": examples}
     return out
 
 
+def _largest_first(entries: Mapping[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    return dict(sorted(entries.items(), key=lambda item: (-item[1]["num_bytes"], item[0])))
+
+
 def _line_examples(trimmed: Sequence[dict[str, Any]]) -> list[str]:
-    count = Counter(line.strip() for result in trimmed for line in result["examples"])
-    return [line[:200] for line, _ in sorted(count.items(), key=lambda item: (-item[1], item[0]))[:_EXAMPLES]]
+    count: Counter[str] = Counter()
+    for result in trimmed:
+        count.update(dict(result["examples"]))
+    return [line for line, _ in sorted(count.items(), key=lambda item: (-item[1], item[0]))[:_EXAMPLES]]
 
 
 def _quarantined(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -133,29 +122,3 @@ def _quarantined(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for entry in entries[:_EXAMPLES]
         ],
     }
-
-
-def _shares(documents: Documents, column: str) -> dict[str, dict[str, int]]:
-    """For each value of a column among kept documents: documents and bytes, the largest first."""
-    kept = documents.stays
-    values, inverse = np.unique(documents.column(column)[kept].astype(str), return_inverse=True)
-    count = np.bincount(inverse, minlength=len(values))
-    size = np.bincount(inverse, weights=documents.rest[kept], minlength=len(values))
-    order = sorted(range(len(values)), key=lambda i: (-size[i], values[i]))
-    return {str(values[i]): {"documents": int(count[i]), "num_bytes": int(size[i])} for i in order}
-
-
-def _by_domain(documents: Documents) -> dict[str, dict[str, int]]:
-    pairs = Counter(
-        (str(domain), str(rule) or "kept")
-        for domain, rule in zip(documents.column("domain"), documents.rule, strict=True)
-    )
-    out: dict[str, dict[str, int]] = {}
-    for (domain, rule), count in sorted(pairs.items()):
-        out.setdefault(domain, {})[rule] = count
-    return out
-
-
-def _lengths(sizes: np.ndarray) -> dict[str, int]:
-    points = {"smallest": 0, "p10": 10, "median": 50, "p90": 90, "largest": 100}
-    return {name: int(np.percentile(sizes, at, method="nearest")) for name, at in points.items()}

@@ -1,4 +1,4 @@
-"""Texts in; exact hashes, MinHash sketches and hashes of long lines out, and which documents and lines go.
+"""Texts in; exact hashes, MinHash sketches and hashes of long lines out, and texts without some lines.
 
 Near-duplicates: 14 bands of 8 MinHash values over word 5-grams propose pairs with probability 1-(1-J^8)^14;
 a pair is joined only when the share of equal values among all 112 reaches the wanted Jaccard similarity.
@@ -17,7 +17,6 @@ LONG_LINE_CHARS = 60
 BOILERPLATE_REPEATS = 3
 _SKETCH_SEED, _LINE_SEED = 42, 11
 _EXACT_SEEDS = (3, 5)
-_ROUNDS = 16
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 # In code only comments and sentences are taken out: a statement that many files share still belongs there.
 _COMMENT = r"^(#|//|/?\*|--|;|\.\.|\"|')"
@@ -31,20 +30,6 @@ class Lines:
     document: np.ndarray
     key: np.ndarray
     removable: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Duplicates:
-    """For each document the one that stands for it (itself: it stays), and how alike the two are."""
-
-    keeper: np.ndarray
-    is_exact: np.ndarray
-    similarity: np.ndarray
-
-    @property
-    def stays(self) -> np.ndarray:
-        """Boolean: the document is kept."""
-        return self.keeper == np.arange(len(self.keeper))
 
 
 def exact_keys(text: Any) -> np.ndarray:
@@ -83,83 +68,6 @@ def sketches(text: Any) -> tuple[np.ndarray, np.ndarray]:
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(gram, offsets, SKETCH_VALUES, _SKETCH_SEED)
     rows = np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(text), SKETCH_VALUES)
     return rows, np.diff(offsets.astype(np.int64)) > 0
-
-
-def find_duplicates(
-    exact: np.ndarray, values: np.ndarray, has_sketch: np.ndarray, length: np.ndarray, jaccard: float
-) -> Duplicates:
-    """Exact copies go to their first, then near-duplicates to the longest document of their cluster.
-
-    Of equal length: the first. To prefer some documents (a given held-out set), give them more length.
-    """
-    count = len(exact)
-    keeper, similarity = np.arange(count), np.ones(count)
-    order = np.lexsort((np.arange(count), -length, exact[:, 1], exact[:, 0]))
-    same = np.zeros(count, dtype=bool)
-    same[1:] = (exact[order[1:]] == exact[order[:-1]]).all(axis=1)
-    first = order[np.maximum.accumulate(np.where(same, 0, np.arange(count)))]
-    keeper[order] = first
-    is_exact = keeper != np.arange(count)
-
-    alive = np.flatnonzero(~is_exact & has_sketch)
-    pairs = _verified_pairs(values[alive], jaccard)
-    roots = _components(len(alive), pairs)
-    best = np.lexsort((alive, -length[alive], roots))
-    head = np.ones(len(alive), dtype=bool)
-    head[1:] = roots[best[1:]] != roots[best[:-1]]
-    leader = alive[best[np.maximum.accumulate(np.where(head, np.arange(len(alive)), 0))]]
-    near = alive[best]
-    keeper[near] = leader
-    similarity[near] = (values[near] == values[leader]).mean(axis=1) if len(near) else 1.0
-    # An exact copy of a near-duplicate goes where its first went.
-    keeper[is_exact] = keeper[keeper[is_exact]]
-    return Duplicates(keeper=keeper, is_exact=is_exact, similarity=similarity)
-
-
-def _verified_pairs(values: np.ndarray, jaccard: float) -> np.ndarray:
-    """(pairs, 2) row numbers whose sketches agree in a share of at least `jaccard`.
-
-    In each bucket all rows are compared with its first; those unlike it form the next round's bucket, so
-    that a bucket of n alike rows costs n comparisons and not n².
-    """
-    found = []
-    for band in range(BANDS):
-        rows = values[:, band * BAND_ROWS : (band + 1) * BAND_ROWS].astype(np.uint64)
-        key = np.zeros(len(rows), dtype=np.uint64)
-        for column in rows.T:
-            key = (key ^ column) * _ODD
-            key ^= key >> np.uint64(29)
-        member = np.argsort(key, kind="stable")
-        for _ in range(_ROUNDS):
-            if not len(member):
-                break
-            start = np.ones(len(member), dtype=bool)
-            start[1:] = key[member[1:]] != key[member[:-1]]
-            first = member[np.maximum.accumulate(np.where(start, np.arange(len(member)), 0))]
-            first, rest = first[~start], member[~start]
-            alike = np.zeros(len(rest), dtype=bool)
-            for at in range(0, len(rest), 65_536):
-                part = slice(at, at + 65_536)
-                alike[part] = (values[first[part]] == values[rest[part]]).mean(axis=1) >= jaccard
-            found.append(np.stack([first[alike], rest[alike]], axis=1))
-            member = rest[~alike]
-    return np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int64)
-
-
-def _components(count: int, pairs: np.ndarray) -> np.ndarray:
-    """The smallest row number of each row's cluster (union-find)."""
-    parent = list(range(count))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for left, right in pairs.tolist():
-        a, b = root(left), root(right)
-        parent[max(a, b)] = min(a, b)
-    return np.fromiter((root(row) for row in range(count)), dtype=np.int64, count=count)
 
 
 def long_lines(text: Any, domain: Any) -> Lines:
@@ -203,23 +111,6 @@ def split_lines(text: Any, domain: Any) -> Any:
         )
     )
     return lines.drop("domain").join(extra, on="place", how="left", maintain_order="left")
-
-
-def boilerplate(lines: Lines, kept: np.ndarray) -> np.ndarray:
-    """Boolean per long line: it is removable and stood in `BOILERPLATE_REPEATS` earlier kept documents.
-
-    `lines.document` counts through the whole corpus; `kept` is a boolean per document.
-    """
-    alive = np.flatnonzero(kept[lines.document])
-    order = alive[np.lexsort((lines.document[alive], lines.key[alive]))]
-    key = lines.key[order]
-    start = np.ones(len(order), dtype=bool)
-    start[1:] = key[1:] != key[:-1]
-    place = np.arange(len(order))
-    earlier = place - np.maximum.accumulate(np.where(start, place, 0))
-    out = np.zeros(len(lines.key), dtype=bool)
-    out[order] = (earlier >= BOILERPLATE_REPEATS) & lines.removable[order]
-    return out
 
 
 def without_lines(text: Any, domain: Any, document: np.ndarray, key: np.ndarray) -> tuple[Any, Any]:

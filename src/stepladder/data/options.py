@@ -1,13 +1,38 @@
 """What the user may choose about a corpus, checked in one place."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from stepladder.data.dedup import BAND_ROWS, BANDS, SKETCH_VALUES
 from stepladder.errors import DataError
 
 # 256 bytes and end-of-text must fit, with room for some merges.
 SMALLEST_VOCAB, LARGEST_VOCAB = 300, 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dedup:
+    """When texts are near-duplicates: `jaccard` of their word 5-grams, seen by `bands` of `band_rows` values.
+
+    A pair of similarity J is proposed with probability 1-(1-J^band_rows)^bands, and joined from `jaccard` on.
+    """
+
+    jaccard: float = 0.8
+    bands: int = BANDS
+    band_rows: int = BAND_ROWS
+
+    def problems(self) -> list[str]:
+        """What is out of range, in words."""
+        wrong = []
+        if not 0.5 <= self.jaccard <= 1:
+            wrong.append(f"dedup.jaccard {self.jaccard} (allowed: 0.5 to 1)")
+        if self.bands < 1 or self.band_rows < 1 or self.bands * self.band_rows > SKETCH_VALUES:
+            wrong.append(
+                f"dedup.bands {self.bands} x band_rows {self.band_rows} "
+                f"(allowed: at least 1 each, {SKETCH_VALUES} values in all)"
+            )
+        return wrong
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +47,7 @@ class CorpusOptions:
     vocab_size: int = 4096
     held_out: float | str = 0.05
     seed: int = 0
-    dedup_jaccard: float = 0.8
+    dedup: Dedup = field(default_factory=Dedup)
     max_bytes: int = 0
     workers: int = 0
     text_column: str = "text"
@@ -37,8 +62,7 @@ class CorpusOptions:
             wrong.append(f"vocab_size {self.vocab_size} (allowed: {SMALLEST_VOCAB} to {LARGEST_VOCAB:,})")
         if isinstance(self.held_out, (int, float)) and not 0 < self.held_out <= 0.5:
             wrong.append(f"held_out {self.held_out} (allowed: a share in (0, 0.5], or a path)")
-        if not 0.5 <= self.dedup_jaccard <= 1:
-            wrong.append(f"dedup_jaccard {self.dedup_jaccard} (allowed: 0.5 to 1)")
+        wrong += self.dedup.problems()
         if self.max_bytes < 0:
             wrong.append(f"max_bytes {self.max_bytes} (allowed: 0 for no cap, or more)")
         if self.workers < 0:

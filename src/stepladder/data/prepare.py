@@ -5,14 +5,13 @@ gets `tokenizer.json`, `train/`, `heldout/`, `index.json`, `audit.json`, `DATA_C
 and, last, `corpus.json`.
 """
 
-import dataclasses
-import hashlib
 import json
 import resource
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ import numpy as np
 
 from stepladder.data.audit import make_audit
 from stepladder.data.card import data_card
-from stepladder.data.decide import Documents, apply_trim, decide_duplicates, decide_split, load_documents
+from stepladder.data.chain import Job, cut_boilerplate, find_copies, hold_out, read_files, sample_texts
+from stepladder.data.files import read_arrays
+from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
 from stepladder.data.shards import INDEX_FILE, token_dtype, write_split
 from stepladder.data.sources import SourceFile, list_files, sample_files, source_name, with_digests
-from stepladder.data.steps import SPLITS, read_arrays, read_frame
+from stepladder.data.tally import add_up
 from stepladder.data.tokenizer import END_ID, TOKENIZER_FILE, check_equal, load_tokenizer, train_tokenizer
-from stepladder.data.worker import run_tasks
 from stepladder.errors import DataError, MissingExtraError
 from stepladder.progress import Progress
 from stepladder.records import Corpus, Split, from_json, to_json
@@ -61,23 +61,21 @@ def prepare_corpus(
     )
     if artefact.is_done:
         return from_json(Corpus, read_json(out / CORPUS_FILE))
-    job = _Job(out=out, options=options, files=files, quiet=quiet)
+    num_bytes = sum(file.num_bytes for file in files)
+    job = Job(work=out / ".work", options=options, num_bytes=num_bytes, quiet=quiet)
     clock.resume(job.work / "clock.json")
 
-    documents, quarantined = _read(job)
+    quarantined = _read(job, out, files)
     clock.save()
-    with Progress("dedup", len(documents.rule), "documents", quiet=quiet) as progress:
-        lines = decide_duplicates(job.work, documents, options.dedup_jaccard)
-        progress.update(len(documents.rule))
-    trimmed = job.run("trim", [{"chunk": chunk} for chunk in documents.chunks], documents.bounds)
-    apply_trim(documents, trimmed)
-    unit = decide_split(job.work, documents, lines, options)
+    copies = find_copies(job)
+    trimmed = cut_boilerplate(job)
+    unit = hold_out(job, trimmed)
     clock.save()
-    is_fast = _tokenizer(job, documents)
+    is_fast = _tokenizer(job, out)
     clock.save()
-    index = _encode(job, documents, is_fast=is_fast)
+    index, tallied = _encode(job, out, is_fast=is_fast)
 
-    audit = make_audit(documents, quarantined, trimmed, index, unit)
+    audit = make_audit(job.work, tallied, quarantined, trimmed, index, {"unit": unit, **copies})
     corpus = _corpus(audit, index, clock.read())
     write_json(out / AUDIT_FILE, audit)
     write_text(out / CARD_FILE, data_card(audit, options, _source_names(sources)))
@@ -121,120 +119,95 @@ def list_inputs(sources: Sequence[str], options: CorpusOptions) -> list[SourceFi
     return chosen
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    out: Path
-    options: CorpusOptions
-    files: list[SourceFile]
-    quiet: bool
-
-    @property
-    def work(self) -> Path:
-        return self.out / ".work"
-
-    def run(self, step: str, tasks: list[dict[str, Any]], sizes: Any) -> list[Any]:
-        """Run the tasks of a step, with progress in documents (`sizes`: bounds) or bytes (`sizes`: list)."""
-        amounts = np.diff(sizes).tolist() if isinstance(sizes, np.ndarray) else sizes
-        unit = "documents" if isinstance(sizes, np.ndarray) else "bytes"
-        common = {"folder": str(self.work)}
-        tasks = [{**common, "index": index, **task} for index, task in enumerate(tasks)]
-        workers = self.options.processes(sum(file.num_bytes for file in self.files))
-        with Progress(step, sum(amounts), unit, quiet=self.quiet) as progress:
-            return run_tasks(step, tasks, workers, lambda index, _: progress.advance(amounts[index]))
-
-
-def _read(job: _Job) -> tuple[Documents, list[dict[str, Any]]]:
+def _read(job: Job, out: Path, files: Sequence[SourceFile]) -> list[dict[str, Any]]:
+    """Read all files into parts; the entries of the quarantine, which are written out."""
     options = job.options
-    common = {
-        "text_column": options.text_column,
-        "piece_bytes": _piece_bytes(job.files, options),
-        "languages": list(options.languages),
-        "quality": options.quality,
-    }
-    groups = list(_tasks(job.files))
-    tasks = [{**common, "files": [dataclasses.asdict(file) for file in group]} for group in groups]
-    results = job.run("read", tasks, [sum(file.num_bytes for file in group) for group in groups])
-    chunks = [chunk for result in results for chunk in result["chunks"]]
-    quarantined = [entry for result in results for entry in result["quarantined"]]
-    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in quarantined)
-    write_text(job.out / QUARANTINE_FILE, text)
-    documents = load_documents(job.work, chunks) if chunks else None
-    if documents is None or not documents.stays.any():
+    groups = list(_tasks(files))
+    read_files(
+        job,
+        groups,
+        {
+            "text_column": options.text_column,
+            "piece_bytes": _piece_bytes(files, options),
+            "languages": list(options.languages),
+            "quality": options.quality,
+        },
+    )
+    paths = [job.work / "read" / f"{task:05d}.quarantine.jsonl" for task in range(len(groups))]
+    text = "".join(path.read_text(encoding="utf-8") for path in paths)
+    write_text(out / QUARANTINE_FILE, text)
+    quarantined = [json.loads(line) for line in text.splitlines()]
+    if not any(part["kept"] for part in job.parts):
         reasons = "; ".join(f"{entry['source']}: {entry['reason']}" for entry in quarantined[:3])
-        rules = ", ".join(sorted(set(documents.rule))) if documents else "none"
+        read = sum(part["documents"] for part in job.parts)
+        rules = ", ".join(sorted({rule for part in job.parts for rule in part["rules"]})) or "none"
         raise DataError(
             "no document is left to train on",
-            got=f"{len(documents.rule) if documents else 0} read, all removed ({rules}); "
+            got=f"{read} read, all removed ({rules}); "
             f"{len(quarantined)} quarantined{': ' + reasons if reasons else ''}",
             allowed="at least two documents of text; --no-quality keeps what the quality rules would remove",
-            next_command=f"head {job.out / QUARANTINE_FILE}",
+            next_command=f"head {out / QUARANTINE_FILE}",
         )
-    return documents, quarantined
+    return quarantined
 
 
-def _tokenizer(job: _Job, documents: Documents) -> bool:
+def _tokenizer(job: Job, out: Path) -> bool:
     """Train on a seeded sample of training documents; whether tiktoken gives equal ids on a sample."""
-    options, path = job.options, job.out / TOKENIZER_FILE
-    train = np.flatnonzero(documents.split == 0)
-    sources, records = documents.column("file"), documents.column("record")
-    digests = [
-        hashlib.blake2b(f"{options.seed}:{sources[row]}:{records[row]}".encode(), digest_size=8).digest()
-        for row in train
-    ]
-    order = train[sorted(range(len(train)), key=digests.__getitem__)]
-    enough = np.cumsum(documents.rest[order]) - documents.rest[order] < options.tokenizer_sample_bytes
-    sample = order[enough]
-    with Progress("tokenizer", int(documents.rest[sample].sum()), "bytes", quiet=job.quiet) as progress:
+    path, wanted = out / TOKENIZER_FILE, job.options.tokenizer_sample_bytes
+    sizes = _bytes_by_source(job)
+    total = sum(sizes.values())
+    quota = {source: -(-wanted * size // max(total, 1)) for source, size in sizes.items()}
+    texts = list(sample_texts(job, sizes, quota))
+    with Progress("tokenizer", sum(map(len, texts)), "characters", quiet=job.quiet) as progress:
         if not path.exists():
-            texts = (text for _, text in _texts(job.work, documents, np.sort(sample)))
-            write_text(path, train_tokenizer(texts, options.vocab_size))
-        small = np.cumsum(documents.rest[sample]) < _CHECKED_BYTES
-        small[0] = True
-        checked = np.concatenate(
-            [sample[small][:_CHECKED_DOCUMENTS], np.flatnonzero(documents.split == 1)[:50]]
-        )
-        texts = [text[:_CHECKED_BYTES] for _, text in _texts(job.work, documents, np.sort(checked))]
-        is_equal = check_equal(load_tokenizer(path), texts) == 0
+            write_text(path, train_tokenizer(texts, job.options.vocab_size))
+        checked, held = [], 0
+        for text in texts[:: max(1, len(texts) // _CHECKED_DOCUMENTS)]:
+            if held < _CHECKED_BYTES:
+                checked.append(text[:_CHECKED_BYTES])
+                held += len(text)
+        is_equal = check_equal(load_tokenizer(path), checked) == 0
         progress.update(progress.total)
     return is_equal
 
 
-def _texts(work: Path, documents: Documents, rows: np.ndarray) -> Iterator[tuple[int, str]]:
-    """(row, trimmed text) of the wanted rows, chunk by chunk."""
-    trimmed = np.isin(documents.rule, ["", "only_boilerplate", "heldout_overlap"])
-    for number, chunk in enumerate(documents.chunks):
-        own = documents.rows(number)
-        own = own[trimmed[own]]
-        places = np.flatnonzero(np.isin(own, rows, assume_unique=True))
-        if len(places):
-            texts = read_frame(work / "trim" / f"{chunk}.text")["text"]
-            yield from zip(own[places].tolist(), texts.gather(places), strict=True)
+def _bytes_by_source(job: Job) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in job.parts:
+        total.update(part["sources"])
+    return dict(sorted(total.items()))
 
 
-def _encode(job: _Job, documents: Documents, *, is_fast: bool) -> dict[str, Any]:
-    tokenizer = load_tokenizer(job.out)
+def _encode(job: Job, out: Path, *, is_fast: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(index of the shards, tally of all documents)."""
+    tokenizer = load_tokenizer(out)
     dtype = token_dtype(tokenizer.vocab_size)
-    common = {"tokenizer": str(job.out / TOKENIZER_FILE), "fast": is_fast, "dtype": dtype.str}
-    tasks = [{**common, "chunk": chunk} for chunk in documents.chunks]
-    results = job.run("encode", tasks, documents.bounds)
+    sources = list(_bytes_by_source(job))
+    results = job.over_parts(
+        "encode", tokenizer=str(out / TOKENIZER_FILE), fast=is_fast, dtype=dtype.str, sources=sources
+    )
     index: dict[str, Any] = {
         "dtype": dtype.name,
         "byteorder": "little",
         "vocab_size": tokenizer.vocab_size,
         "end_id": END_ID,
+        "sources": sources,
         "splits": {},
     }
+    folder = job.work / "encode"
     for split in SPLITS:
-        folder = job.work / "encode"
-        parts = (
-            (folder / f"{chunk}.{split}", read_arrays(folder / f"{chunk}.{split}.npz")["lengths"])
-            for chunk in documents.chunks
-        )
-        entry = write_split(job.out, split, parts, dtype, job.options.shard_tokens)  # pyrefly: ignore
+        entry = write_split(out, split, _encoded(folder, job, split), dtype, job.options.shard_tokens)
         entry["num_bytes"] = sum(result[split]["num_bytes"] for result in results)
         index["splits"][split] = entry
-    write_json(job.out / INDEX_FILE, index)
-    return index
+    write_json(out / INDEX_FILE, index)
+    tallied = add_up(read_json(folder / f"{part['name']}.tally") for part in job.parts)
+    return index, tallied
+
+
+def _encoded(folder: Path, job: Job, split: str) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    for part in job.parts:
+        arrays = read_arrays(folder / f"{part['name']}.{split}.npz")
+        yield folder / f"{part['name']}.{split}", arrays["lengths"], arrays["sources"]
 
 
 def _corpus(audit: dict[str, Any], index: dict[str, Any], spent: tuple[float, float]) -> Corpus:

@@ -23,13 +23,18 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenArray:
-    """A split. `tokens` is one-dimensional; `offsets` are the places where documents begin, and the end."""
+    """A split. `tokens` is one-dimensional; `offsets` are the places where documents begin, and the end.
+
+    `sources` is the number of each document's source in `source_names` (empty where the corpus has none).
+    """
 
     tokens: Any
     offsets: np.ndarray
     num_bytes: int
     dtype: np.dtype[Any]
     checksum: str
+    sources: np.ndarray
+    source_names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -104,6 +109,11 @@ def open_split(folder: Path, split: SplitName, *, verify: bool = True) -> TokenA
     offsets_path = folder / entry["offsets"]["file"]
     _check(offsets_path, entry["offsets"]["num_bytes"], entry["offsets"]["sha256"], verify)
     tokens = parts[0] if len(parts) == 1 else JoinedTokens(parts)
+    sources = np.empty(0, dtype="<u2")
+    if "sources" in entry:
+        path = folder / entry["sources"]["file"]
+        _check(path, entry["sources"]["num_bytes"], entry["sources"]["sha256"], verify)
+        sources = np.fromfile(path, dtype="<u2")
     checksum = hashlib.sha256("".join(shard["sha256"] for shard in entry["shards"]).encode()).hexdigest()
     return TokenArray(
         tokens=tokens,
@@ -111,6 +121,8 @@ def open_split(folder: Path, split: SplitName, *, verify: bool = True) -> TokenA
         num_bytes=entry["num_bytes"],
         dtype=dtype,
         checksum=checksum,
+        sources=sources,
+        source_names=tuple(index.get("sources", ())),
     )
 
 
@@ -120,12 +132,20 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def write_split(
-    folder: Path, split: SplitName, parts: Iterable[tuple[Path, np.ndarray]], dtype: Any, shard_tokens: int
+    folder: Path,
+    split: SplitName,
+    parts: Iterable[tuple[Path, *tuple[np.ndarray, ...]]],
+    dtype: Any,
+    shard_tokens: int,
 ) -> dict[str, Any]:
-    """Join parts (file of ids, tokens per document) into shards of whole parts; the split's index entry."""
+    """Join parts (file of ids, tokens per document, perhaps sources of documents) into shards.
+
+    Gives the split's entry of the index.
+    """
     shards: list[dict[str, Any]] = []
     pending: list[bytes] = []
     lengths: list[np.ndarray] = []
+    sources: list[np.ndarray] = []
     held = 0
     size = np.dtype(dtype).itemsize
 
@@ -139,9 +159,10 @@ def write_split(
         pending.clear()
         held = 0
 
-    for path, part_lengths in parts:
+    for path, part_lengths, *part_sources in parts:
         content = path.read_bytes()
         lengths.append(part_lengths)
+        sources += part_sources
         while content:
             room = (shard_tokens - held) * size
             pending.append(content[:room])
@@ -152,18 +173,22 @@ def write_split(
     if pending or not shards:
         flush()
     offsets = np.concatenate([[0], np.cumsum(np.concatenate([*lengths, []]))]).astype("<i8")
-    name = f"{split}/offsets.i64"
-    write_bytes(folder / name, offsets.tobytes())
-    return {
+    entry = {
         "tokens": int(offsets[-1]),
         "documents": len(offsets) - 1,
-        "offsets": {
-            "file": name,
-            "num_bytes": offsets.nbytes,
-            "sha256": hashlib.sha256(offsets.tobytes()).hexdigest(),
-        },
+        "offsets": _write_array(folder, f"{split}/offsets.i64", offsets),
         "shards": shards,
     }
+    if sources:
+        entry["sources"] = _write_array(folder, f"{split}/sources.u16", np.concatenate(sources).astype("<u2"))
+    return entry
+
+
+def _write_array(folder: Path, name: str, array: np.ndarray) -> dict[str, Any]:
+    content = array.tobytes()
+    write_bytes(folder / name, content)
+    digest = hashlib.sha256(content).hexdigest()
+    return {"file": name, "num_bytes": len(content), "sha256": digest}
 
 
 def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype[Any], verify: bool) -> np.ndarray:

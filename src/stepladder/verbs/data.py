@@ -33,7 +33,7 @@ def data(
 
     The same command goes on where an interrupted one stopped, and does nothing when all is done.
     """
-    from stepladder.data.options import CorpusOptions
+    from stepladder.data.options import CorpusOptions, Dedup
     from stepladder.errors import DataError
 
     if not sources:
@@ -46,7 +46,7 @@ def data(
         vocab_size=vocab_size,
         held_out=_share_or_path(held_out),
         seed=seed,
-        dedup_jaccard=dedup_jaccard,
+        dedup=Dedup(jaccard=dedup_jaccard),
         max_bytes=max_bytes,
         workers=workers,
         text_column=text_column,

@@ -1,0 +1,113 @@
+"""Source files in; parts out: clean text, a table of all documents, hashes, sketches and long lines.
+
+A part is a run of documents of one task, at most 4,096 of them and about 4 MB (`PART_BYTES`), whatever the
+size of the file that they came from. Every later task works on one part or on one range of keys.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stepladder.data.clean import clean
+from stepladder.data.dedup import exact_keys, long_lines, sketches
+from stepladder.data.files import write_array, write_arrays, write_frame, write_sorted
+from stepladder.data.labels import PART_ROWS, labels, part_base
+from stepladder.data.read import BATCH_DOCUMENTS, Reader
+from stepladder.data.sources import SourceFile
+from stepladder.store import write_text
+
+PART_BYTES = 4_000_000
+_EXAMPLE_CHARS = 160
+
+
+def read_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Files → parts on disk; the result lists the parts and how much was quarantined."""
+    folder, task = Path(arguments["folder"]) / "read", arguments["index"]
+    reader = Reader(text_column=arguments["text_column"], piece_bytes=arguments["piece_bytes"])
+    files = [SourceFile(**file) for file in arguments["files"]]
+    parts = []
+    for number, frames in enumerate(_grouped(reader.batches(files))):
+        cleaned = [clean(f, tuple(arguments["languages"]), quality=arguments["quality"]) for f in frames]
+        parts.append(_write_part(folder, task, number, cleaned))
+    entries = [dataclasses.asdict(entry) for entry in reader.quarantined]
+    write_text(
+        folder / f"{task:05d}.quarantine.jsonl",
+        "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries),
+    )
+    return {"parts": parts, "quarantined": len(entries)}
+
+
+def _grouped(batches: Iterator[Any]) -> Iterator[list[Any]]:
+    """Batches in groups that fit into one part."""
+    group: list[Any] = []
+    rows = size = 0
+    for batch in batches:
+        held = int(batch["raw_bytes"].sum())
+        if group and (rows + len(batch) > PART_ROWS - BATCH_DOCUMENTS or size + held > PART_BYTES):
+            yield group
+            group, rows, size = [], 0, 0
+        group.append(batch)
+        rows, size = rows + len(batch), size + held
+    if group:
+        yield group
+
+
+def _write_part(folder: Path, task: int, number: int, frames: list[Any]) -> dict[str, Any]:
+    import polars as pl
+
+    name, base = f"{task:05d}-{number:04d}", part_base(task, number)
+    # Sketches of 500 documents at a time: the table of their words stays in the processor's cache.
+    found = [_hashes(frame.filter(pl.col("rule").is_null())) for frame in frames]
+    frame = pl.concat(frames)
+    text = pl.col("text")
+    meta = frame.with_columns(
+        text.str.len_bytes().cast(pl.Int64).alias("num_bytes"),
+        text.str.slice(0, _EXAMPLE_CHARS).alias("head"),
+    ).drop("text")
+    stays = frame["rule"].is_null()
+    kept = frame.filter(stays)
+    rows = np.flatnonzero(stays.to_numpy()).astype(np.uint16)
+    chosen = meta.filter(stays)
+    label = labels(base, rows, chosen["num_bytes"].to_numpy(), chosen["held_out"].to_numpy())
+    exact, values, has_sketch, lines = _joined(found)
+    write_frame(folder / f"{name}.meta", meta)
+    write_frame(folder / f"{name}.text", kept.select("text", "domain"))
+    write_array(folder / f"{name}.rows.npy", rows)
+    write_array(folder / f"{name}.values.npy", values)
+    write_sorted(folder / f"{name}.exact", "key", {"key": exact[:, 0], "second": exact[:, 1], "label": label})
+    write_arrays(folder / f"{name}.npz", {"rows": rows, "label": label, "has_sketch": has_sketch, **lines})
+    return {
+        "name": name,
+        "documents": len(meta),
+        "kept": len(rows),
+        "num_bytes": int(chosen["num_bytes"].sum()),
+        "raw_bytes": int(meta["raw_bytes"].sum()),
+        "lines": len(lines["line_key"]),
+        "sources": dict(sorted(chosen.group_by("source").agg(pl.col("num_bytes").sum()).iter_rows())),
+        "rules": sorted(set(meta["rule"].drop_nulls())),
+    }
+
+
+def _hashes(frame: Any) -> tuple[Any, ...]:
+    values, has_sketch = sketches(frame["text"])
+    return exact_keys(frame["text"]), values, has_sketch, long_lines(frame["text"], frame["domain"])
+
+
+def _joined(found: list[tuple[Any, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    starts = np.cumsum([0, *(len(entry[0]) for entry in found)])
+    lines = {
+        "line_document": np.concatenate(
+            [
+                entry[3].document.astype(np.uint16) + np.uint16(start)
+                for entry, start in zip(found, starts[:-1], strict=True)
+            ]
+        ),
+        "line_key": np.concatenate([entry[3].key for entry in found]),
+        "line_removable": np.concatenate([entry[3].removable for entry in found]).astype(bool),
+    }
+    exact, values, has_sketch = (np.concatenate([entry[place] for entry in found]) for place in range(3))
+    return exact, values, has_sketch, lines
