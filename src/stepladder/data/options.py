@@ -26,7 +26,7 @@ class Dedup:
         """What is out of range, in words."""
         wrong = []
         if not 0.5 <= self.jaccard <= 1:
-            wrong.append(f"dedup.jaccard {self.jaccard} (allowed: 0.5 to 1)")
+            wrong.append(f"dedup_jaccard {self.jaccard} (allowed: 0.5 to 1)")
         if self.bands < 1 or self.band_rows < 1 or self.bands * self.band_rows > SKETCH_VALUES:
             wrong.append(
                 f"dedup.bands {self.bands} x band_rows {self.band_rows} "
