@@ -15,7 +15,8 @@ SMALLEST_VOCAB, LARGEST_VOCAB = 300, 1_000_000
 class Dedup:
     """When texts are near-duplicates: `jaccard` of their word 5-grams, seen by `bands` of `band_rows` values.
 
-    A pair of similarity J is proposed with probability 1-(1-J^band_rows)^bands, and joined from `jaccard` on.
+    A pair of similarity J is proposed with probability 1-(1-J^band_rows)^bands, and joined from `jaccard` on
+    (0: always, as tools that do not verify do).
     """
 
     jaccard: float = 0.8
@@ -25,8 +26,8 @@ class Dedup:
     def problems(self) -> list[str]:
         """What is out of range, in words."""
         wrong = []
-        if not 0.5 <= self.jaccard <= 1:
-            wrong.append(f"dedup_jaccard {self.jaccard} (allowed: 0.5 to 1)")
+        if self.jaccard and not 0.5 <= self.jaccard <= 1:
+            wrong.append(f"dedup_jaccard {self.jaccard} (allowed: 0.5 to 1, or 0 to join all candidates)")
         if self.bands < 1 or self.band_rows < 1 or self.bands * self.band_rows > SKETCH_VALUES:
             wrong.append(
                 f"dedup.bands {self.bands} x band_rows {self.band_rows} "
