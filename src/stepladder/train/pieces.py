@@ -14,7 +14,7 @@ class PieceReader:
     """
 
     def __init__(self, tokens: Any) -> None:
-        """`tokens` is an array, or any one-dimensional thing with a dtype that gives slices.
+        """`tokens` is an array, or anything with a dtype whose slices are contiguous arrays.
 
         A split in several shards may show them as `parts`; else it is asked for each stretch.
         """
@@ -44,4 +44,4 @@ class PieceReader:
 
     def _ask(self, starts: np.ndarray, ends: np.ndarray) -> list[Any]:
         spans = zip(starts.tolist(), ends.tolist(), strict=True)
-        return [np.ascontiguousarray(self._tokens[begin:end]) for begin, end in spans]
+        return [self._tokens[begin:end] for begin, end in spans]
