@@ -137,7 +137,7 @@ def peer(frames: list[pl.DataFrame], python: str) -> dict[str, Any]:
             for number, text in enumerate(text for frame in frames for text in frame["text"]):
                 stream.write(json.dumps({"id": str(number), "text": text}) + "\n")
         words = [python, "-c", PEER, folder]
-        out = subprocess.run(words, capture_output=True, text=True, check=False)
+        out = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder)
         if out.returncode:
             sys.exit(out.stderr[-2000:])
         return json.loads(out.stdout.splitlines()[-1])

@@ -71,7 +71,7 @@ def _split_sentence(audit: Mapping[str, Any], options: CorpusOptions) -> str:
         "path": "The held-out text is a source of its own; training copies of it were removed.",
     }[unit]
     return (
-        f"{how} Near-duplicates (estimated Jaccard similarity of word 5-grams of {options.dedup_jaccard} or "
+        f"{how} Near-duplicates (estimated Jaccard similarity of word 5-grams of {options.dedup.jaccard} or "
         "more) never stand on both sides, and a held-out file that shares 30 % or more of its long lines "
         f"with training text is removed. Vocabulary: {audit['vocab_size']:,} byte-level BPE tokens, trained "
         "on training text only."
