@@ -65,6 +65,20 @@ class Tokenizer:
         """Ids of many texts."""
         return [self.encode(text) for text in texts]
 
+    def encode_many(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts in a row, an end-of-text id behind each.
+
+        Returns:
+            ids: uint32, one array for all texts.
+            lengths: int64, one a text, its end-of-text id counted.
+        """
+        end = np.array([END_ID], dtype=np.uint32)
+        parts: list[np.ndarray] = []
+        for text in texts:
+            parts += (self.encode_array(text), end)
+        lengths = np.fromiter((len(part) + 1 for part in parts[::2]), np.int64, len(parts) // 2)
+        return np.concatenate(parts) if parts else end[:0], lengths
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; end-of-text ids are left out, broken UTF-8 becomes U+FFFD."""
         pieces = self._pieces
