@@ -1,25 +1,44 @@
 """Names of sources in; the list of files behind them out, in an order that does not depend on the machine.
 
-A source is a file, a folder (searched to the bottom), a glob, or text that came with the running Python and
-its packages: `python:code`, `python:prose` (manuals, descriptions, licences), `python:installed` (both) and
-`python:docstrings` (the documentation inside the code: ten times the prose, file by file).
+A source is a file, a folder (searched to the bottom), a glob, any of these at an address that fsspec knows
+("s3://bucket/*.jsonl.zst"), or text that came with the running Python and its packages: `python:code`,
+`python:prose` (manuals, descriptions, licences), `python:installed` (both) and `python:docstrings` (the
+documentation inside the code: ten times the prose, file by file).
 """
 
 import functools
 import glob
 import hashlib
+import importlib.util
 import os
+import stat
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.request import url2pathname
 
 from stepladder.data.licences import folder_licence, package_licences
-from stepladder.errors import DataError, did_you_mean
+from stepladder.data.remote import is_remote, list_remote, without_query
+from stepladder.data.streams import COMPRESSIONS, open_raw, reason_of, special
+from stepladder.errors import DataError, MissingExtraError, did_you_mean
 
 PYTHON_SOURCES = ("python:installed", "python:code", "python:prose", "python:docstrings")
-COMPRESSIONS = (".gz", ".zst")
-RECORDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+RECORDS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+PAGES = {
+    ".html": ("html", "prose"),
+    ".htm": ("html", "prose"),
+    ".xhtml": ("html", "prose"),
+    ".ipynb": ("notebook", "code"),
+}
 PROSE = (".txt", ".md", ".rst", ".markdown", ".text")
 CODE = (
     *(".py", ".pyi", ".pyx", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".java", ".kt", ".js"),
@@ -81,16 +100,19 @@ def list_files(sources: Sequence[str], *, held_out: bool = False) -> list[Source
             problems.append(error)
             continue
         for file in files:
-            folder, name = os.path.split(file.path)
-            place = os.path.join(real_folder(folder), name)
+            place = file.path
+            if not is_remote(place):
+                folder, name = os.path.split(place)
+                place = os.path.join(real_folder(folder), name)
             found.setdefault((place, file.kind), replace(file, held_out=held_out, source=source_name(source)))
     if problems:
         raise DataError(
             "; ".join(error.wrong for error in problems),
             got="; ".join(error.got for error in problems if error.got),
-            allowed=f"files, folders, globs, {', '.join(PYTHON_SOURCES)}",
+            allowed=f"files, folders, globs, addresses, {', '.join(PYTHON_SOURCES)}",
             next_command=problems[0].next_command,
         )
+    _require_libraries(found.values())
     return _with_unique_names(sorted(found.values(), key=lambda file: (file.name, file.num_bytes)))
 
 
@@ -117,11 +139,11 @@ def with_digests(files: Sequence[SourceFile]) -> list[SourceFile]:
 def _digest(path: str) -> str:
     total = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
+        with open_raw(path) as stream:
             while block := stream.read(_BLOCK):
                 total.update(block)
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
+    except (OSError, DataError) as error:
+        return f"unreadable: {reason_of(error)}"
     return total.hexdigest()
 
 
@@ -131,6 +153,11 @@ def _files_of(source: str) -> Iterator[SourceFile]:
             raise DataError(f'"{source}" is not a source{did_you_mean(source, PYTHON_SOURCES)}')
         yield from _installed(source)
         return
+    if source.startswith("file://"):
+        source = url2pathname(source.removeprefix("file://").removeprefix("localhost"))
+    if is_remote(source):
+        yield from _remote(source)
+        return
     path = Path(source).expanduser()
     if path.is_dir():
         files = list(_walk(path))
@@ -138,17 +165,43 @@ def _files_of(source: str) -> Iterator[SourceFile]:
             raise DataError(f"the folder {source} holds no text files", next_command=f"ls -R {source} | head")
         yield from files
     elif path.exists():
-        kind, domain = classify(path.name) or ("text", "prose")
-        yield _source_file(path.name, path, kind, domain)
+        if kind := special(path.stat().st_mode):
+            raise DataError(f"the source {source} is {kind}, not a regular file")
+        yield _source_file(path.name, path, *(classify(path.name) or ("text", "prose")))
     else:
-        matches = sorted(glob.glob(str(path), recursive=True))
-        if not matches:
-            near = did_you_mean(path.name, os.listdir(path.parent) if path.parent.is_dir() else [])
-            raise DataError(f"the source {source} does not exist{near}", next_command=f"ls {path.parent}")
-        root = _fixed_part(str(path))
-        for match in map(Path, matches):
-            if match.is_file() and (known := classify(match.name) or ("text", "prose")):
-                yield _source_file(os.path.relpath(match, root), match, *known)
+        yield from _matching(source, path)
+
+
+def _matching(source: str, path: Path) -> Iterator[SourceFile]:
+    """Files that match a glob; linked folders are not searched, so that a loop of links ends."""
+    root = _fixed_part(str(path))
+    pattern = os.path.relpath(path, root)
+    # Below Python 3.13 "**" at the end means folders only.
+    pattern = os.path.join(pattern, "*") if pattern.endswith("**") else pattern
+    matches = sorted(Path(root).glob(pattern)) if glob.has_magic(str(path)) else []
+    if not matches:
+        near = did_you_mean(path.name, os.listdir(path.parent) if path.parent.is_dir() else [])
+        raise DataError(f"the source {source} does not exist{near}", next_command=f"ls {path.parent}")
+    for match in matches:
+        name = os.path.relpath(match, root)
+        is_hidden = any(part.startswith(".") for part in Path(name).parts) and not path.name.startswith(".")
+        if not is_hidden and not match.is_dir():
+            yield _source_file(name, match, *(classify(match.name) or ("text", "prose")))
+
+
+def _remote(source: str) -> Iterator[SourceFile]:
+    """Files at an address; in a folder only those that are known by their names."""
+    found = list(list_remote(source))
+    is_chosen = len(found) == 1 or "*" in source
+    chosen = 0
+    for name, address, num_bytes in found:
+        known = classify(os.path.basename(name)) or (("text", "prose") if is_chosen else None)
+        if known is None or any(part.startswith(".") for part in name.split("/")):
+            continue
+        chosen += 1
+        yield SourceFile(name=name, path=address, num_bytes=num_bytes, kind=known[0], domain=known[1])
+    if not chosen:
+        raise DataError(f"the folder {without_query(source)} holds no text files")
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -161,6 +214,8 @@ def classify(name: str) -> tuple[str, str] | None:
     suffix = suffix.lower()
     if suffix in RECORDS:
         return RECORDS[suffix], "prose"
+    if suffix in PAGES:
+        return PAGES[suffix]
     if stem.upper().startswith(_LICENCE_STEMS) and suffix in ("", *PROSE, *(f".{digit}" for digit in "0123")):
         return "text", "reference"
     if suffix in CODE:
@@ -174,7 +229,8 @@ def classify(name: str) -> tuple[str, str] | None:
 
 def _walk(root: Path) -> Iterator[SourceFile]:
     licence_of = functools.cache(lambda folder: folder_licence(Path(folder), root))
-    for folder, folders, names in os.walk(root):
+    closed: list[str] = []
+    for folder, folders, names in os.walk(root, onerror=lambda error: closed.append(error.filename)):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _SKIPPED_FOLDERS)
         for name in sorted(names):
             known = classify(name)
@@ -182,6 +238,8 @@ def _walk(root: Path) -> Iterator[SourceFile]:
                 continue
             path = Path(folder, name)
             yield _source_file(path.relative_to(root).as_posix(), path, *known, licence_of(folder))
+    for folder in closed:
+        yield _source_file(f"{Path(folder).relative_to(root).as_posix()}/", folder, "unreadable", "prose")
 
 
 def _installed(source: str) -> Iterator[SourceFile]:
@@ -215,7 +273,7 @@ def _installed(source: str) -> Iterator[SourceFile]:
 def _classify_installed(name: str, inside: tuple[str, ...]) -> tuple[str, str] | None:
     if name == "METADATA" and inside and inside[-1].endswith(".dist-info"):
         return "metadata", "prose"
-    if name in _MACHINE_WRITTEN or name.endswith((*COMPRESSIONS, *RECORDS)):
+    if name in _MACHINE_WRITTEN or name.endswith((*COMPRESSIONS, *RECORDS, *PAGES)):
         return None
     known = classify(name)
     # What lies beside tests and is not code is input for the tests: often text in odd encodings.
@@ -226,17 +284,38 @@ def _classify_installed(name: str, inside: tuple[str, ...]) -> tuple[str, str] |
 
 def _source_file(name: str, path: str | Path, kind: str, domain: str, licence: str = "") -> SourceFile:
     try:
-        size = os.stat(path).st_size
+        found = os.stat(path)
+        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
     except OSError:
         size = 0
     return SourceFile(
-        name=name, path=os.path.abspath(path), num_bytes=size, kind=kind, domain=domain, licence=licence
+        name=_printable(name),
+        path=os.path.abspath(path),
+        num_bytes=size,
+        kind=kind,
+        domain=domain,
+        licence=licence,
     )
+
+
+def _printable(name: str) -> str:
+    """A name whose bytes are not UTF-8 with those bytes written out: it stands in JSON and in tables."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+
+
+def _require_libraries(files: Iterable[SourceFile]) -> None:
+    """Say before the work begins that a library for one of the files is not there."""
+    page = next((file.name for file in files if file.kind == "html"), "")
+    if page and importlib.util.find_spec("trafilatura") is None:
+        raise MissingExtraError(f"reading HTML ({page})", "html")
 
 
 def source_name(source: str) -> str:
     """What a source is called in cards and mixtures: its last part, `python:...` whole."""
-    return source if source.startswith("python:") else Path(source).name or source
+    if source.startswith("python:"):
+        return source
+    plain = without_query(source) if is_remote(source) else source
+    return _printable(Path(plain).name or plain)
 
 
 def _fixed_part(pattern: str) -> str:

@@ -1,0 +1,56 @@
+"""A file of JSON lines in; its documents and faults out, a line in memory at a time."""
+
+import json
+from typing import IO
+
+from stepladder.data.columns import Columns, Document, Fault, Items
+from stepladder.data.streams import READ_ERRORS, open_packed, reason_of
+
+LONGEST_LINE = 64 << 20
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_json_lines(path: str, columns: Columns) -> Items:
+    """One item a line that is not blank; places are byte offsets in the unpacked file."""
+    place = 0
+    try:
+        with open_packed(path) as stream:
+            while line := stream.readline(LONGEST_LINE):
+                start, place = place, place + len(line)
+                if start == 0 and line.startswith(_UTF16):
+                    yield Fault(0, "UTF-16; JSON lines are UTF-8: iconv -f UTF-16 -t UTF-8", len(line), line)
+                    return
+                if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                    sample, line = line[:1000], b""
+                    place += skip_line(stream)
+                    reason = f"line longer than {LONGEST_LINE >> 20} MiB"
+                    yield Fault(start, reason, place - start, sample)
+                elif line.strip():
+                    yield _item(start, line, columns)
+    except READ_ERRORS as error:
+        yield Fault(place, reason_of(error))
+
+
+def _item(place: int, line: bytes, columns: Columns) -> Document | Fault:
+    try:
+        text = line.decode("utf-8-sig" if place == 0 else "utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"not utf-8: byte {line[error.start]:#04x} at offset {error.start} of the line"
+        return Fault(place, reason, len(line), line)
+    try:
+        # 640 MB/s on code of 14 kB a record, orjson 1,170: 1 % of the time that cleaning takes. And orjson
+        # reads integers of 65 bits as floats and refuses NaN, so that a result would depend on it.
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Fault(place, f"not JSON: {reason_of(error)}", len(line), line)
+    return columns.document(place, value, len(line), line)
+
+
+def skip_line(stream: IO[bytes]) -> int:
+    """Read to the end of the line; bytes passed over."""
+    skipped = 0
+    while line := stream.readline(1 << 20):
+        skipped += len(line)
+        if line.endswith(b"\n"):
+            break
+    return skipped
