@@ -46,7 +46,7 @@ class JoinedTokens:
     ndim = 1
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self._parts, self.dtype = list(parts), parts[0].dtype
+        self.parts, self.dtype = [np.asarray(part) for part in parts], parts[0].dtype
         self._starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         self.shape = (int(self._starts[-1]),)
 
@@ -54,7 +54,7 @@ class JoinedTokens:
         return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.concatenate(self._parts).astype(dtype or self.dtype, copy=False)
+        return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
@@ -72,17 +72,17 @@ class JoinedTokens:
         out = np.empty(places.shape, dtype=self.dtype)
         for part in np.unique(which):
             chosen = which == part
-            out[chosen] = self._parts[part][places[chosen] - self._starts[part]]
+            out[chosen] = self.parts[part][places[chosen] - self._starts[part]]
         return out if out.ndim else out[()]
 
     def _span(self, start: int, stop: int) -> np.ndarray:
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         pieces = []
-        for part in range(max(first, 0), len(self._parts)):
+        for part in range(max(first, 0), len(self.parts)):
             base = int(self._starts[part])
             if base >= stop:
                 break
-            pieces.append(self._parts[part][max(start - base, 0) : stop - base])
+            pieces.append(self.parts[part][max(start - base, 0) : stop - base])
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=self.dtype)
