@@ -2,9 +2,10 @@
 
     python bench/data/scale.py [SOURCE] [--megabytes 24] [--documents 1e9] [--machines 16] [--cores 32]
 
-The corpus is prepared at two sizes in one process on one thread, with every task's CPU seconds taken and the
-working folder kept, and once more by two processes for their memory. What grows between the two sizes is what
-a document costs; the rest (starting, training the tokenizer) is paid once.
+The documents of the source are packed into JSONL files, as large corpora are, and prepared at two sizes: in
+one process on one thread, with every task's CPU seconds taken and the working folder kept, and once more by
+two processes for their memory. The driver's cost is what grows between the two sizes; the rest (starting,
+training the tokenizer) is paid once.
 """
 
 import argparse
@@ -29,10 +30,31 @@ USD_PER_CORE_HOUR = 0.0505
 ON_PAPER = {"read/values": 112 * 4, "bands": 14 * (8 + 8), "read/exact": 16 + 8}
 # So small that it is full at both sizes: what training costs does not grow with the corpus either.
 _TOKENIZER_BYTES = 1_000_000
+# The driver holds one output shard at a time: small ones are full at both sizes, so that they are not taken
+# for something that grows.
+_SHARD_TOKENS = 500_000
+_FILE_BYTES = 2_000_000
 
 
-def measure(source: str, num_bytes: int, workers: int) -> dict[str, Any]:
-    """Prepare a corpus of `num_bytes` in this process; JSON values of what it took."""
+def pack(source: str, folder: Path, num_bytes: int) -> None:
+    """Documents of `source` as JSONL files of about 2 MB in `folder`, a quarter of them in `folder`/small."""
+    from stepladder.data.sources import list_files, sample_files
+
+    files = sample_files(list_files([source]), num_bytes, 0)
+    small, lines, held, number = folder / "small", [], 0, 0
+    small.mkdir(parents=True)
+    for place, file in enumerate(files):
+        text = Path(file.path).read_bytes().decode("utf-8", errors="replace")
+        lines.append(json.dumps({"text": text, "domain": file.domain, "group": file.name}))
+        held += file.num_bytes
+        if held >= _FILE_BYTES or place == len(files) - 1:
+            target = (small if number % 4 == 0 else folder) / f"{number:05d}.jsonl"
+            target.write_text("\n".join(lines) + "\n")
+            lines, held, number = [], 0, number + 1
+
+
+def measure(source: str, workers: int) -> dict[str, Any]:
+    """Prepare a corpus by this process; JSON values of what it took."""
     from stepladder.data.options import CorpusOptions
     from stepladder.data.prepare import prepare_corpus
     from stepladder.data.steps import STEPS
@@ -53,7 +75,8 @@ def measure(source: str, num_bytes: int, workers: int) -> dict[str, Any]:
     # The working folder is measured after the end, when the preparation would have removed it.
     shutil.rmtree, remove = (lambda *_, **__: None), shutil.rmtree
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
-    options = CorpusOptions(max_bytes=num_bytes, workers=workers, tokenizer_sample_bytes=_TOKENIZER_BYTES)
+    shard = _SHARD_TOKENS if workers > 1 else 100_000_000
+    options = CorpusOptions(workers=workers, tokenizer_sample_bytes=_TOKENIZER_BYTES, shard_tokens=shard)
     wall, started = time.monotonic(), time.process_time()
     try:
         corpus = prepare_corpus([source], folder / "corpus", options, quiet=True)
@@ -69,6 +92,8 @@ def measure(source: str, num_bytes: int, workers: int) -> dict[str, Any]:
             "driver_peak": _peak(resource.RUSAGE_SELF),
             "worker_peak": _peak(resource.RUSAGE_CHILDREN),
             "disk": _disk(folder / "corpus"),
+            "results": sum(path.stat().st_size for path in (folder / "corpus" / ".work").rglob("*/*.json")),
+            "parts": len(list((folder / "corpus" / ".work" / "read").glob("*.text"))),
         }
     finally:
         remove(folder)
@@ -92,11 +117,11 @@ def _disk(corpus: Path) -> dict[str, list[int]]:
     return dict(sizes)
 
 
-def run_apart(source: str, num_bytes: int, workers: int) -> dict[str, Any]:
+def run_apart(source: Path, workers: int) -> dict[str, Any]:
     """`measure` in a process of its own, whose memory is nobody else's."""
     from stepladder.data.worker import ENVIRONMENT
 
-    words = [sys.executable, __file__, source, "--measure", str(num_bytes), "--workers", str(workers)]
+    words = [sys.executable, __file__, str(source), "--measure", str(workers)]
     done = subprocess.run(words, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
 
@@ -114,7 +139,7 @@ def report(small: dict[str, Any], large: dict[str, Any], two: list[dict[str, Any
     kept = large["kept"] / large["documents"]
     print(
         f"Measured on {large['documents']:,} documents of {large['bytes'] / large['documents']:,.0f} bytes "
-        f"on average ({args.source}), {kept:.0%} of them kept; growth from {small['documents']:,} documents.\n"
+        f"on average ({args.source}), {kept:.0%} of them kept; growth since {small['documents']:,}.\n"
     )
     print(f"| step | CPU s a GB | CPU µs a document | for {documents:.0e} documents |")
     print("|---|---|---|---|")
@@ -167,30 +192,39 @@ def _print_bill(
     two: list[dict[str, Any]],
     args: Any,
 ) -> None:
+    from stepladder.data.chain import RANGE_ROWS
+
     hours = core_seconds / args.machines / args.cores / 3600 + driver_hours
     usd = hours * args.machines * args.cores * args.usd_per_core_hour
-    grown, base = slope(two[0], two[1], lambda run: run["driver_peak"])
     worker = max(run["worker_peak"] for run in two)
     disk = sum(size for size, _ in large["disk"].values()) / large["documents"] * args.documents
+    parts = large["parts"] / large["documents"] * args.documents
+    ranges = large["kept"] / large["documents"] * args.documents * 14 / RANGE_ROWS
     files, few = slope(small, large, lambda run: sum(count for _, count in run["disk"].values()))
     storage = disk / 1e9 * args.usd_per_gb_month * hours / 730
     rows = {
-        f"{args.documents:.0e} documents on {args.machines} machines of {args.cores} cores": "",
-        "---": "---",
         "core-hours of tasks": f"{core_seconds / 3600:,.0f}",
         "hours: tasks, then the driver alone": f"{hours:.1f}",
         "memory of a worker process, measured peak": f"{worker / 1e6:,.0f} MB",
         f"memory of a machine, {args.cores} processes": f"{worker * args.cores / 1e9:,.1f} GB",
-        f"memory of the driver: {base / 1e6:,.0f} MB and {grown:,.0f} bytes a document": (
-            f"{(base + grown * args.documents) / 1e9:,.1f} GB"
+        f"memory of the driver at {two[0]['documents']:,} and {two[1]['documents']:,} documents": (
+            f"{two[0]['driver_peak'] / 1e6:,.0f} and {two[1]['driver_peak'] / 1e6:,.0f} MB"
+        ),
+        "results of tasks that the driver holds, as JSON": (
+            f"{large['results'] / large['documents'] * args.documents / 1e9:,.1f} GB"
         ),
         "disk, all stages kept to the end": f"{disk / 1e12:.1f} TB",
         "files in the shared folder": f"{files * args.documents + few:,.0f}",
+        f"files opened to sort band keys: {parts:,.0f} parts x {ranges:,.0f} ranges x 2": (
+            f"{parts * ranges * 2:.1e}"
+        ),
         f"machines, at {args.usd_per_core_hour} USD a core-hour": f"{usd:,.0f} USD",
         f"disk while it runs, at {args.usd_per_gb_month} USD a GB-month": (
             f"{storage:,.0f} USD" if args.usd_per_gb_month else "not counted"
         ),
     }
+    print(f"| {args.documents:.0e} documents on {args.machines} machines of {args.cores} cores | |")
+    print("|---|---|")
     for name, value in rows.items():
         print(f"| {name} | {value} |")
 
@@ -208,16 +242,18 @@ def main() -> None:
     parser.add_argument("--usd-per-core-hour", type=float, default=USD_PER_CORE_HOUR)
     parser.add_argument("--usd-per-gb-month", type=float, default=0.0, help="shared disk; 0: not counted")
     parser.add_argument("--measure", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         with contextlib.redirect_stdout(sys.stderr):
-            told = measure(args.source, args.measure, args.workers)
+            told = measure(args.source, args.measure)
         print(json.dumps(told))
         return
-    size = round(args.megabytes * 1e6)
-    small, large = (run_apart(args.source, part, 1) for part in (size // 4, size))
-    two = [run_apart(args.source, part, 2) for part in (size // 4, size)]
+    with tempfile.TemporaryDirectory(prefix="scale-") as name:
+        folder = Path(name)
+        pack(args.source, folder, round(args.megabytes * 1e6))
+        sizes = (folder / "small", folder)
+        small, large = (run_apart(size, 1) for size in sizes)
+        two = [run_apart(size, 2) for size in sizes]
     report(small, large, two, args)
 
 
