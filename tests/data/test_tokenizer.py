@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepladder.data.tokenizer import (
+    END_ID,
     END_OF_TEXT,
     Tokenizer,
     check_equal,
@@ -67,6 +69,51 @@ def test_text_that_spells_end_of_text_stays_text(tokenizer: Tokenizer) -> None:
         assert 0 not in ids
         assert text == chosen.decode(ids)
     assert tokenizer.decode([0, *tokenizer.encode("x"), 0]) == "x"
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_many_texts_at_once_are_their_ids_with_an_end_behind_each(
+    tokenizer: Tokenizer, is_slow: bool
+) -> None:
+    chosen = Tokenizer(tokenizer._definition)
+    if is_slow:
+        chosen.use_slow()
+    texts = [*TEXTS, "", f"{END_OF_TEXT}", "x", "", "日本語 \U0001f600"]
+    ids, lengths = chosen.encode_many(iter(texts))
+    assert (np.uint32, np.int64) == (ids.dtype, lengths.dtype)
+    assert [len(tokenizer.encode(text)) + 1 for text in texts] == lengths.tolist()
+    assert [id for text in texts for id in [*tokenizer.encode(text), END_ID]] == ids.tolist()
+    # No id of the text itself is the end-of-text id, also where the text spells it.
+    assert (np.cumsum(lengths) - 1).tolist() == np.flatnonzero(ids == END_ID).tolist()
+    nothing, none = chosen.encode_many([])
+    assert (0, 0, np.uint32, np.int64) == (len(nothing), len(none), nothing.dtype, none.dtype)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * 200_000 + "x",
+        "\t\n" * 100_000,
+        "\r\n" * 100_000,
+        "a" * 200_000,
+        "ab" * 100_000,
+        "".join(np.random.default_rng(0).choice(list("abcdefghij+/"), 200_000)),
+        "7" * 200_000,
+        "=" * 200_000,
+        "'" * 200_000,
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 10_000,
+        "\u0301" * 100_000,
+        "e\u0301" * 50_000,
+        "\u4e2d\u6587" * 30_000,
+        "\u3000\u00a0 " * 30_000,
+        END_OF_TEXT * 15_000,
+        "\x00\x1c\x85\u2028" * 30_000,
+    ],
+    ids=lambda text: repr(text[:6]),
+)
+def test_long_runs_get_equal_ids(tokenizer: Tokenizer, text: str) -> None:
+    assert check_equal(tokenizer, [text]) == 0
+    assert text == tokenizer.decode(tokenizer.encode(text))
 
 
 def test_ids_are_dense_and_end_of_text_is_zero(tokenizer: Tokenizer) -> None:
