@@ -115,7 +115,9 @@ class LocalPool:
         if self._workers <= 1 or (len(tasks) <= 1 and not self._idle):
             results = []
             for index, task in enumerate(tasks):
-                results.append(outcome(answer(step, task), self.spent, step))
+                started = time.process_time()
+                results.append(run_step(step, task))
+                _add(self.spent, step, time.process_time() - started, _peak_bytes())
                 on_done(index, results[-1])
             return results
         job = _Job(step, tasks)
@@ -252,8 +254,19 @@ def answer(step: str, task: Mapping[str, Any]) -> dict[str, Any]:
     except Exception:
         told = {"bug": traceback.format_exc()}
     told["cpu_seconds"] = time.process_time() - started
-    told["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+    told["peak_bytes"] = _peak_bytes()
     return told
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def _add(spent: dict[str, Spent], step: str, cpu_seconds: float, peak_bytes: int) -> None:
+    entry = spent.setdefault(step, Spent())
+    entry.tasks += 1
+    entry.cpu_seconds += cpu_seconds
+    entry.peak_bytes = max(entry.peak_bytes, peak_bytes)
 
 
 def outcome(told: Mapping[str, Any], spent: dict[str, Spent], step: str) -> Any:
@@ -263,10 +276,7 @@ def outcome(told: Mapping[str, Any], spent: dict[str, Spent], step: str) -> Any:
         StepladderError: what the task raised, of the same type.
         RuntimeError: with the traceback of any other error of the task.
     """
-    entry = spent.setdefault(step, Spent())
-    entry.tasks += 1
-    entry.cpu_seconds += told.get("cpu_seconds", 0.0)
-    entry.peak_bytes = max(entry.peak_bytes, told.get("peak_bytes", 0))
+    _add(spent, step, told.get("cpu_seconds", 0.0), told.get("peak_bytes", 0))
     if "bug" in told:
         raise RuntimeError(told["bug"])
     if "error" in told:
