@@ -131,6 +131,8 @@ def test_an_ipv6_address_has_a_placeholder_of_its_own() -> None:
         r"'pers\u00f6n@dom.in'",
         "npm install left-pad@1.3.0",
         "one@one.org and y@z.com",
+        "Message-ID: <002001c144a6$8752e060$56104586@oxy.edu>",
+        "Ciphers chacha20-poly1305@openssh.com",
         "contact email@example.com",
     ],
 )

@@ -1,7 +1,7 @@
 """A column of texts in; the same texts with personal data and secrets replaced, and counts per document, out.
 
 Rust regular expressions over the whole column (the pre-tests) choose the documents and then the lines that
-Python looks at. A finding depends on its own line only, except for private key blocks. A changed document is
+Python looks at. A finding depends on its own line only, except for private key blocks. A changed line is
 searched again until nothing is found, so that a second application finds nothing.
 
 Placeholders are taken from ranges that standards keep free for documentation, so that a text keeps its form
@@ -14,8 +14,24 @@ and no placeholder belongs to anybody:
 - card: `0000 0000 0000 0000` (no issuer's number starts with 0, ISO/IEC 7812);
 - IBAN: `XX00 0000 0000 0000 0000` (XX is no country of ISO 3166, 00 no check number of ISO 13616);
 - secret: `<SECRET>`, as StarCoder (arXiv 2305.06161) marks keys: no key format allows the brackets.
+
+Precision, read by eye on 2026-11-26, 50 findings of a kind drawn at random or all where there are fewer:
+
+| kind | python:installed, 269 MB | manual pages, /usr/share/doc and web files, 247 MB |
+|---|---|---|
+| email | 50 of 50 are addresses, 5 invented in tests | 50 of 50, 1 invented |
+| ip | 50 of 50 (of 84) are public addresses, most from tests of `ipaddress` | 50 of 50, most from manuals |
+| phone | 8 of 8, two numbers | 7 of 7 |
+| card | none found among 1,800 of that form | none among 181 |
+| iban | none among 54 of that form | 2 of 2, one account |
+| secret | 1 of 1, a token in the code of a package | none among 91 of that form |
+
+These texts hold too few phone numbers and secrets, and no card numbers, to say how precise those are elsewhere.
+What is missed by design: addresses written out ("ann at mit dot edu"), numbers without a context word or a
+plus sign, card numbers in one run without a word about cards, weak passwords in URLs, tokens without a prefix.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -46,6 +62,7 @@ _FINDERS: dict[str, Callable[[str], Iterator[Span]]] = {
 }
 # A replacement can complete the form of another finding; two rounds are enough for all text seen so far.
 _ROUNDS = 8
+_KEY_END = "PRIVATE KEY"
 # Expressions of Rust's engine, which has no look-around: each is true of every line with a finding.
 _PRETESTS = {
     "email": r"[A-Za-z0-9_%+.-]@[A-Za-z0-9\\-]+\.[A-Za-z]",
@@ -88,8 +105,11 @@ def replace_pii(text: Any, kinds: Sequence[str] = KINDS) -> tuple[Any, Any]:
         changed = _replace_once(text.gather(rows) if len(rows) < len(text) else text, rows, counts)
         if not changed:
             break
-        rows = pl.Series(sorted(changed), dtype=pl.UInt32)
-        text = text.clone().scatter(rows, pl.Series([changed[row] for row in rows], dtype=pl.String))
+        new = [changed[row] for row in sorted(changed)]
+        text = text.clone().scatter(sorted(changed), pl.Series(new, dtype=pl.String))
+        # The lines are done; a change can complete a key that was none before.
+        again = [row for row in sorted(changed) if "secret" in counts and _KEY_END in changed[row]]
+        rows = pl.Series(again, dtype=pl.UInt32)
     return text, pl.DataFrame(counts, schema=dict.fromkeys(counts, pl.Int64))
 
 
@@ -127,29 +147,22 @@ def _replace_once(text: Any, rows: Any, counts: dict[str, list[int]]) -> dict[in
     import polars as pl
 
     changed: dict[int, str] = {}
-    frame = pl.DataFrame({"row": rows, "text": text})
     if "secret" in counts:
-        holds_key = pl.col("text").str.contains("PRIVATE KEY-----", literal=True)
-        for row, document in frame.filter(holds_key).iter_rows():
-            new, found = _put(document, key_blocks(document), "secret")
-            if found:
-                changed[row] = new
-                counts["secret"][row] += found
+        text = _without_keys(text, rows, changed, counts["secret"])
+    frame = pl.DataFrame({"row": rows, "text": text})
     kinds = [kind for kind in _FINDERS if kind in counts]
-    pretest = pl.any_horizontal(
-        pl.lit(False), *(pl.col("text").str.contains(_PRETESTS[kind]) for kind in kinds)
-    )
-    # A document that lost a key has its lines searched in the next round.
-    frame = frame.filter(pretest & ~pl.col("row").is_in(list(changed)))
-    lines = frame.select("row", pl.col("text").str.split("\n")).explode("text").with_row_index("place")
+    pretests = {kind: pl.col("text").str.contains(_PRETESTS[kind]) for kind in kinds}
+    is_candidate = pl.any_horizontal(pl.lit(False), *pretests.values())
+    lines = frame.filter(is_candidate).select("row", pl.col("text").str.split("\n")).explode("text")
+    lines = lines.with_row_index("place")
     edits: dict[int, dict[int, str]] = {}
-    for place, row, line in lines.filter(pretest).select("place", "row", "text").iter_rows():
-        new = line
-        for kind in kinds:
-            new, found = _put(new, _FINDERS[kind](new), kind)
-            counts[kind][row] += found
-        if new != line:
+    candidates = lines.filter(is_candidate).select("place", "row", "text", **pretests)
+    for place, row, line, *passed in candidates.iter_rows():
+        new, found = _replace_in_line(line, [*itertools.compress(kinds, passed)], kinds)
+        if found:
             edits.setdefault(row, {})[place] = new
+            for kind in found:
+                counts[kind][row] += found[kind]
     touched = lines.filter(pl.col("row").is_in(list(edits))).group_by("row", maintain_order=True)
     for row, first, old in touched.agg(pl.col("place").first(), "text").iter_rows():
         new_lines = [*old]
@@ -157,6 +170,35 @@ def _replace_once(text: Any, rows: Any, counts: dict[str, list[int]]) -> dict[in
             new_lines[place - first] = line
         changed[row] = "\n".join(new_lines)
     return changed
+
+
+def _without_keys(text: Any, rows: Any, changed: dict[int, str], counts: list[int]) -> Any:
+    """`text` without private key blocks; `changed` and `counts` take in the rows that had one."""
+    places = text.str.contains(_KEY_END, literal=True).fill_null(False).arg_true()
+    documents = []
+    for row, document in zip(rows.gather(places), text.gather(places), strict=True):
+        new, found = _put(document, key_blocks(document), "secret")
+        if found:
+            changed[row] = new
+            counts[row] += found
+        documents.append(new)
+    return text.clone().scatter(places, documents) if documents else text
+
+
+def _replace_in_line(line: str, first: Sequence[str], kinds: Sequence[str]) -> tuple[str, Counter[str]]:
+    """(`line` without findings, their number by kind); `first` are the kinds whose pre-test it passed.
+
+    A replacement can complete the form of another finding, so a changed line is searched for all again.
+    """
+    found: Counter[str] = Counter()
+    for number in range(_ROUNDS):
+        before = line
+        for kind in kinds if number else first:
+            line, count = _put(line, _FINDERS[kind](line), kind)
+            found[kind] += count
+        if line == before:
+            break
+    return line, +found
 
 
 def _put(text: str, spans: Iterable[Span], kind: str) -> tuple[str, int]:

@@ -126,7 +126,8 @@ _JWT = re.compile(
 )
 _USERINFO = re.compile(r"(?<=://)([^\s/:@'\"<>]{0,64}):([^\s/@'\"<>]{1,128})@([A-Za-z0-9_.\[\]:-]{1,253})")
 _KEY_BLOCK = re.compile(
-    r"-----BEGIN ((?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?)-----([\s\S]{1,20000}?)-----END \1-----"
+    r"-----BEGIN ((?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?)-----((?:[^-]|-(?!----)){1,20000})"
+    r"-----END \1-----"
 )
 _DUMMY = re.compile(
     r"(?i)example|x{4}|(.)\1{4}|12345|abcdef|test|dummy|fake|your|sample|redacted|placeholder|foobar|deadbeef"

@@ -14,7 +14,7 @@ PHONE_WORD = r"tel|phone|fax|mobile|call|cell|hotline|whatsapp"
 
 # \- is the hyphen of manual pages, E<gt> the bracket of Perl's.
 _EMAIL = re.compile(
-    r"(?<![\w.+%@-])[A-Za-z0-9_](?:[A-Za-z0-9_.+%-]|\\-){0,63}"
+    r"(?<![\w.+%@$-])[A-Za-z0-9_](?:[A-Za-z0-9_.+%-]|\\-){0,63}"
     r"@(?:[A-Za-z0-9](?:(?:[A-Za-z0-9-]|\\-){0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,12}?(?=E<gt>|(?![\w@-]|\.\w))"
 )
 # \nname@host.org holds an address after the escape, so does \fIname@host.org; \u00f6n@host.org does not.
