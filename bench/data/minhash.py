@@ -31,6 +31,7 @@ from stepladder.data.labels import base_of, labels, part_base
 from stepladder.data.options import CorpusOptions, Dedup
 from stepladder.data.read import Reader
 from stepladder.data.sources import list_files, sample_files
+from stepladder.data.worker import LocalPool
 
 PEER = r"""
 import json, sys, time, resource
@@ -100,8 +101,8 @@ def documents(sources: list[str], num_bytes: int) -> list[pl.DataFrame]:
 def ours(frames: list[pl.DataFrame], jaccard: float) -> tuple[tuple[float, float], int]:
     """((CPU seconds of sketches, of the rest), documents kept), by the steps that `stepladder data` runs."""
     with tempfile.TemporaryDirectory() as folder:
-        options = CorpusOptions(workers=1, dedup=Dedup(jaccard=jaccard))
-        job = Job(work=Path(folder), options=options, num_bytes=0, quiet=True)
+        options = CorpusOptions(dedup=Dedup(jaccard=jaccard))
+        job = Job(work=Path(folder), options=options, executor=LocalPool(1), quiet=True)
         start = time.process_time()
         for number, frame in enumerate(frames):
             name, base, rows = f"{number:05d}-0000", part_base(number, 0), np.arange(len(frame))

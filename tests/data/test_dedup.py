@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from stepladder.data.clusters import star
 from stepladder.data.dedup import BOILERPLATE_REPEATS, Lines, long_lines, sketches, without_lines
 from stepladder.data.files import read_arrays, read_frame
 from stepladder.data.lines import boilerplate
-from stepladder.data.options import CorpusOptions
+from stepladder.data.options import Cleaning, CorpusOptions
 from stepladder.data.sources import SourceFile
+from stepladder.data.worker import LocalPool
 
 MakeText = Callable[[int, int], str]
 
@@ -46,8 +47,10 @@ def duplicates(texts: list[str], held_out: list[int] | None = None, ranges: int 
             path.write_text(text, encoding="utf-8", newline="")
             is_held = number in (held_out or [])
             files.append(SourceFile(name=path.name, path=str(path), num_bytes=len(text), held_out=is_held))
-        job = Job(work=work / "work", options=CorpusOptions(workers=1), num_bytes=0, quiet=True)
-        common = {"text_column": "text", "piece_bytes": 1 << 20, "languages": [], "quality": False}
+        options = CorpusOptions(cleaning=Cleaning(quality=False, pii="keep"))
+        job = Job(work=work / "work", options=options, executor=LocalPool(1), quiet=True)
+        common = {"piece_bytes": 1 << 20, "reading": asdict(options.reading)}
+        common["cleaning"] = asdict(options.cleaning)
         groups = [files[at : at + 7] for at in range(0, len(files), 7)]
         read_files(job, groups, common)
         with pytest.MonkeyPatch.context() as patch:

@@ -10,17 +10,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stepladder.data.options import Cleaning, Reading
 from stepladder.data.sources import list_files
 from stepladder.data.steps import run_step
 from stepladder.data.worker import LocalPool, outcome, run_tasks
 from stepladder.errors import DataError, FingerprintError, MissingExtraError, StepladderError, StoreError
 
-READ = {"text_column": "text", "piece_bytes": 1 << 20, "languages": [], "quality": True}
+READ = {
+    "piece_bytes": 1 << 20,
+    "reading": asdict(Reading()),
+    "cleaning": asdict(Cleaning()),
+}
 
 
 def read_tasks(files: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -71,8 +77,9 @@ def files(tmp_path: Path, make_text: Callable[[int, int], str]) -> list[dict[str
 
 @pytest.fixture
 def stuck(tmp_path: Path, files: list[dict[str, Any]]) -> dict[str, Any]:
-    """A file whose reading never ends: a pipe that nobody writes to."""
-    os.mkfifo(tmp_path / "stuck.txt")
+    """A file whose reading does not end within a test: a hole of 1 TiB."""
+    (tmp_path / "stuck.txt").touch()
+    os.truncate(tmp_path / "stuck.txt", 1 << 40)
     return {**files[0], "name": "stuck.txt", "path": str(tmp_path / "stuck.txt")}
 
 

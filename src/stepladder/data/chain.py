@@ -15,7 +15,7 @@ from stepladder.data.files import part_names, write_array, write_parts
 from stepladder.data.options import CorpusOptions
 from stepladder.data.sources import SourceFile
 from stepladder.data.split import OVERLAP_SHARE, choose_groups, wanted_bytes
-from stepladder.data.worker import run_tasks
+from stepladder.data.worker import Executor
 from stepladder.errors import DataError
 from stepladder.progress import Progress
 
@@ -34,7 +34,7 @@ class Job:
 
     work: Path
     options: CorpusOptions
-    num_bytes: int
+    executor: Executor
     quiet: bool
     parts: list[dict[str, Any]] = field(default_factory=list)
     ranges: dict[str, int] = field(default_factory=dict)
@@ -44,9 +44,8 @@ class Job:
     ) -> list[Any]:
         """Run the tasks of a step with a progress bar; `sizes` says how much of `unit` each of them is."""
         full = [{"folder": str(self.work), "index": index, **task} for index, task in enumerate(tasks)]
-        workers = self.options.processes(self.num_bytes)
         with Progress(step, sum(sizes), unit, quiet=self.quiet or step not in _SHOWN) as progress:
-            return run_tasks(step, full, workers, lambda index, _: progress.advance(sizes[index]))
+            return self.executor.run(step, full, lambda index, _: progress.advance(sizes[index]))
 
     def over_parts(self, step: str, **arguments: Any) -> list[Any]:
         """Run a step over all parts."""

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from stepladder.data.clean import clean
 from stepladder.data.dedup import exact_keys, long_lines, sketches
 from stepladder.data.options import CorpusOptions
 from stepladder.data.prepare import list_inputs
 from stepladder.data.read import Reader
+from stepladder.data.reading import scrub
 from stepladder.data.sources import sample_files
 
 _SAMPLE_SHARE, _SMALLEST_SAMPLE, _LARGEST_SAMPLE = 0.01, 2_000_000, 50_000_000
@@ -30,9 +31,9 @@ def estimate(sources: Sequence[str], options: CorpusOptions) -> dict[str, Any]:
     rules: dict[str, Any] = {}
     started = time.process_time()
     documents = num_bytes = 0
-    reader = Reader(text_column=options.text_column, piece_bytes=1 << 20)
+    reader = Reader(text_column=options.reading.text_column, piece_bytes=1 << 20)
     for batch in reader.batches(chosen):
-        frame = clean(batch, options.languages, quality=options.quality)
+        frame, _ = scrub(batch, asdict(options.cleaning))
         kept = frame.filter(frame["rule"].is_null())
         sketches(kept["text"])
         exact_keys(kept["text"])

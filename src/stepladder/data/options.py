@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stepladder.data.dedup import BAND_ROWS, BANDS, SKETCH_VALUES
-from stepladder.errors import DataError
+from stepladder.errors import DataError, did_you_mean
 
 # 256 bytes and end-of-text must fit, with room for some merges.
 SMALLEST_VOCAB, LARGEST_VOCAB = 300, 1_000_000
+PII_MODES = ("replace", "drop", "keep")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,23 +38,55 @@ class Dedup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cleaning:
+    """What is removed or replaced for what it says.
+
+    `languages` keeps only those (empty: all). `rules_on` and `rules_off` change which quality rules apply,
+    by the name of a rule or of a set. `pii` says what happens to personal data and secrets: "replace" them,
+    "drop" documents with card numbers or secrets and replace the rest, or "keep" all. `evaluation_sets` are
+    files of tasks whose text must not stand in training documents.
+    """
+
+    languages: tuple[str, ...] = ()
+    quality: bool = True
+    rules_on: tuple[str, ...] = ()
+    rules_off: tuple[str, ...] = ()
+    pii: str = "replace"
+    evaluation_sets: tuple[str, ...] = ()
+
+    def problems(self) -> list[str]:
+        """What is out of range, in words."""
+        if self.pii in PII_MODES:
+            return []
+        return [f"pii {self.pii}{did_you_mean(self.pii, PII_MODES)} (allowed: {', '.join(PII_MODES)})"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """Which columns of records hold what: `columns` pairs a standard name with a column's own name."""
+
+    text_column: str = "text"
+    columns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusOptions:
     """Options of `prepare_corpus`.
 
     `held_out` is a share of the bytes, or a path (or source name) whose text is held out. `max_bytes` caps
-    the input by a seeded sample of whole files (0: no cap). `languages` keeps only those (empty: all).
-    `workers` is the number of processes (0: one a core); it never changes the result.
+    the input by a seeded sample of whole files (0: no cap). `workers` is the number of processes (0: one a
+    core) and `executor` where they run ("local", "ray", "ray://host:port"); neither changes the result.
     """
 
     vocab_size: int = 4096
     held_out: float | str = 0.05
     seed: int = 0
-    dedup: Dedup = field(default_factory=Dedup)
     max_bytes: int = 0
     workers: int = 0
-    text_column: str = "text"
-    languages: tuple[str, ...] = ()
-    quality: bool = True
+    executor: str = "local"
+    reading: Reading = field(default_factory=Reading)
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    dedup: Dedup = field(default_factory=Dedup)
     tokenizer_sample_bytes: int = 5_000_000
     shard_tokens: int = 100_000_000
 
@@ -63,7 +96,7 @@ class CorpusOptions:
             wrong.append(f"vocab_size {self.vocab_size} (allowed: {SMALLEST_VOCAB} to {LARGEST_VOCAB:,})")
         if isinstance(self.held_out, (int, float)) and not 0 < self.held_out <= 0.5:
             wrong.append(f"held_out {self.held_out} (allowed: a share in (0, 0.5], or a path)")
-        wrong += self.dedup.problems()
+        wrong += self.dedup.problems() + self.cleaning.problems()
         if self.max_bytes < 0:
             wrong.append(f"max_bytes {self.max_bytes} (allowed: 0 for no cap, or more)")
         if self.workers < 0:
@@ -74,9 +107,11 @@ class CorpusOptions:
             raise DataError("options of the corpus are out of range", got="; ".join(wrong))
 
     def identity(self) -> dict[str, Any]:
-        """The options that change the result: all but the number of workers and the path of the held-out."""
+        """The options that change the result: not where and on how many processes, nor a held-out path."""
         fields = asdict(self)
-        del fields["workers"]
+        del fields["workers"], fields["executor"]
+        # What evaluation files say counts, not where they lie: see `prepare.py`.
+        del fields["cleaning"]["evaluation_sets"]
         if isinstance(self.held_out, str):
             fields["held_out"] = "path"
         return fields

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from stepladder.data.audit import make_audit
 from stepladder.data.card import data_card
 from stepladder.data.chain import Job, cut_boilerplate, find_copies, hold_out, read_files, sample_texts
+from stepladder.data.cluster import executor
 from stepladder.data.files import read_arrays
 from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
@@ -61,19 +62,19 @@ def prepare_corpus(
     )
     if artefact.is_done:
         return from_json(Corpus, read_json(out / CORPUS_FILE))
-    num_bytes = sum(file.num_bytes for file in files)
-    job = Job(work=out / ".work", options=options, num_bytes=num_bytes, quiet=quiet)
-    clock.resume(job.work / "clock.json")
-
-    quarantined = _read(job, out, files)
-    clock.save()
-    copies = find_copies(job)
-    trimmed = cut_boilerplate(job)
-    unit = hold_out(job, trimmed)
-    clock.save()
-    is_fast = _tokenizer(job, out)
-    clock.save()
-    index, tallied = _encode(job, out, is_fast=is_fast)
+    workers = options.processes(sum(file.num_bytes for file in files))
+    with executor(options.executor, workers) as pool:
+        job = Job(work=out / ".work", options=options, executor=pool, quiet=quiet)
+        clock.resume(job.work / "clock.json")
+        quarantined = _read(job, out, files)
+        clock.save()
+        copies = find_copies(job)
+        trimmed = cut_boilerplate(job)
+        unit = hold_out(job, trimmed)
+        clock.save()
+        is_fast = _tokenizer(job, out)
+        clock.save()
+        index, tallied = _encode(job, out, is_fast=is_fast)
 
     audit = make_audit(job.work, tallied, quarantined, trimmed, index, {"unit": unit, **copies})
     corpus = _corpus(audit, index, clock.read())
@@ -127,10 +128,9 @@ def _read(job: Job, out: Path, files: Sequence[SourceFile]) -> list[dict[str, An
         job,
         groups,
         {
-            "text_column": options.text_column,
             "piece_bytes": _piece_bytes(files, options),
-            "languages": list(options.languages),
-            "quality": options.quality,
+            "reading": asdict(options.reading),
+            "cleaning": asdict(options.cleaning),
         },
     )
     paths = [job.work / "read" / f"{task:05d}.quarantine.jsonl" for task in range(len(groups))]

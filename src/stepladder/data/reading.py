@@ -16,6 +16,7 @@ from stepladder.data.clean import clean
 from stepladder.data.dedup import exact_keys, long_lines, sketches
 from stepladder.data.files import write_array, write_arrays, write_frame, write_sorted
 from stepladder.data.labels import PART_ROWS, labels, part_base
+from stepladder.data.pii import drop_mask, merge_counts, pii_counts, replace_pii
 from stepladder.data.read import BATCH_DOCUMENTS, Reader
 from stepladder.data.sources import SourceFile
 from stepladder.store import write_text
@@ -27,18 +28,45 @@ _EXAMPLE_CHARS = 160
 def read_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Files → parts on disk; the result lists the parts and how much was quarantined."""
     folder, task = Path(arguments["folder"]) / "read", arguments["index"]
-    reader = Reader(text_column=arguments["text_column"], piece_bytes=arguments["piece_bytes"])
+    reading, cleaning = arguments["reading"], arguments["cleaning"]
+    reader = Reader(text_column=reading["text_column"], piece_bytes=arguments["piece_bytes"])
     files = [SourceFile(**file) for file in arguments["files"]]
     parts = []
     for number, frames in enumerate(_grouped(reader.batches(files))):
-        cleaned = [clean(f, tuple(arguments["languages"]), quality=arguments["quality"]) for f in frames]
-        parts.append(_write_part(folder, task, number, cleaned))
+        cleaned, found = zip(*(scrub(frame, cleaning) for frame in frames), strict=True)
+        part = _write_part(folder, task, number, list(cleaned))
+        parts.append({**part, "pii": merge_counts(found)})
     entries = [dataclasses.asdict(entry) for entry in reader.quarantined]
     write_text(
         folder / f"{task:05d}.quarantine.jsonl",
         "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries),
     )
     return {"parts": parts, "quarantined": len(entries)}
+
+
+def scrub(frame: Any, cleaning: Mapping[str, Any]) -> tuple[Any, dict[str, dict[str, int]]]:
+    """(frame with clean text and rules, personal data found by kind) by the fields of `Cleaning`."""
+    import polars as pl
+
+    frame = clean(
+        frame,
+        tuple(cleaning["languages"]),
+        quality=cleaning["quality"],
+        rules_on=cleaning["rules_on"],
+        rules_off=cleaning["rules_off"],
+    )
+    if cleaning["pii"] == "keep":
+        return frame, {}
+    stays = frame["rule"].is_null()
+    text, counts = replace_pii(frame["text"].filter(stays))
+    places = np.flatnonzero(stays.to_numpy())
+    rule = frame["rule"].to_list()
+    if cleaning["pii"] == "drop":
+        for place in places[drop_mask(counts).to_numpy()]:
+            rule[place] = "personal_data"
+    merged = frame["text"].scatter(places, text) if len(places) else frame["text"]
+    frame = frame.with_columns(merged.alias("text"), pl.Series("rule", rule, dtype=pl.String))
+    return frame, pii_counts(counts)
 
 
 def _grouped(batches: Iterator[Any]) -> Iterator[list[Any]]:

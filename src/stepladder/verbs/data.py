@@ -33,7 +33,7 @@ def data(
 
     The same command goes on where an interrupted one stopped, and does nothing when all is done.
     """
-    from stepladder.data.options import CorpusOptions, Dedup
+    from stepladder.data.options import Cleaning, CorpusOptions, Dedup, Reading
     from stepladder.errors import DataError
 
     if not sources:
@@ -49,9 +49,8 @@ def data(
         dedup=Dedup(jaccard=dedup_jaccard),
         max_bytes=max_bytes,
         workers=workers,
-        text_column=text_column,
-        languages=language,
-        quality=quality,
+        reading=Reading(text_column=text_column),
+        cleaning=Cleaning(languages=language, quality=quality),
     )
     if dry_run:
         return _dry_run(sources, options, as_json=json_)
