@@ -24,11 +24,12 @@ Precision, read by eye on 2026-11-26, 50 findings of a kind drawn at random or a
 | phone | 8 of 8, two numbers | 7 of 7 |
 | card | none found among 1,800 of that form | none among 181 |
 | iban | none among 54 of that form | 2 of 2, one account |
-| secret | 1 of 1, a token in the code of a package | none among 91 of that form |
+| secret | 1 of 1, a token in the code of a package | 1 of 1, the key of an example; 91 others passed over |
 
-These texts hold too few phone numbers and secrets, and no card numbers, to say how precise those are elsewhere.
-What is missed by design: addresses written out ("ann at mit dot edu"), numbers without a context word or a
-plus sign, card numbers in one run without a word about cards, weak passwords in URLs, tokens without a prefix.
+These texts hold too few phone numbers and secrets, and no card numbers, to say how precise those are
+elsewhere. What is missed by design: addresses written out ("ann at mit dot edu"), numbers without a context
+word or a plus sign, card numbers in one run without a word about cards, weak passwords in URLs, tokens
+without a prefix.
 """
 
 import itertools
