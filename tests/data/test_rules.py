@@ -161,7 +161,7 @@ def _peer_words(_peer: None) -> None:
 
 @pytest.mark.usefixtures("_peer")
 def test_verdicts_equal_those_of_datatrove_on_equal_words() -> None:
-    texts = real_texts(240, piece_bytes=10_000)
+    texts = real_texts(240, piece_bytes=4_000)
     assert {} == differences(texts, own_words=True)
     assert len(texts) == 240
     # Most rules are broken by some of them, so that "never broken" would not pass.
@@ -301,3 +301,10 @@ def test_verdicts_do_not_depend_on_the_batch() -> None:
     assert whole.columns == [rule.name for rule in rules()]
     assert broken(frame, chosen()).to_list() == [None, None, None, "too_short", "gopher_top_2_gram", None]
     assert verdicts(frame[:0]).height == 0
+
+
+def test_of_a_very_long_text_the_beginning_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "A line of words that is not like any of the others.\n" + "Again and again.\n" * 100
+    assert verdicts(frame_of(text))["gopher_repeated_lines"].to_list() == [True]
+    monkeypatch.setattr("stepladder.data.rules.LONGEST_CHARS", 70)
+    assert verdicts(frame_of(text))["gopher_repeated_lines"].to_list() == [False]

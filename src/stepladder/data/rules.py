@@ -17,6 +17,8 @@ from stepladder.errors import DataError, did_you_mean
 
 DOMAINS = ("prose", "reference", "code")
 SETS = ("gopher", "gopher_repetition", "c4", "fineweb", "code", "reference", "own")
+# Of a longer text only the beginning is judged: the arrays of this many characters take about 300 MB.
+LONGEST_CHARS = 1 << 21
 _LONGEST_WORD, _LINE_WORDS, _SENTENCES = 1000, 3, 5
 _CITATION = r"\[\d*\]|\[edit\]|\[citation needed\]"
 _POLICY = r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies"
@@ -108,7 +110,9 @@ def _verdicts(frame: Any, wanted: list[Rule]) -> Any:
     if not len(frame):
         return pl.DataFrame(schema=dict.fromkeys((rule.name for rule in wanted), pl.Boolean))
     needs = {rule.needs for rule in wanted}
-    frame = frame.select("text", "domain")
+    text = pl.col("text")
+    beginning = pl.when(text.str.len_chars() > LONGEST_CHARS).then(text.str.slice(0, LONGEST_CHARS) + "\n")
+    frame = frame.select(beginning.otherwise(text).alias("text"), "domain")
     if "plain" in needs:
         frame = frame.with_columns(**plain_measures())
     if "words" in needs:
@@ -117,7 +121,7 @@ def _verdicts(frame: Any, wanted: list[Rule]) -> Any:
     if "lines" in needs:
         frame = frame.with_columns(c4_measures(frame["text"]))
     return frame.select(
-        ((pl.col("text") != "") & rule.broken()).fill_null(value=False).alias(rule.name) for rule in wanted
+        ((text != "") & rule.broken()).fill_null(value=False).alias(rule.name) for rule in wanted
     )
 
 
