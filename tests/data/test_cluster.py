@@ -50,8 +50,8 @@ def read_tasks(files: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file that tasks left in their folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """SHA-256 of every file that tasks left in their folder, but for temporary names of the killed."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
@@ -184,7 +184,7 @@ class TestOnTwoNodes:
             with pytest.raises(DataError, match="does not see files that the driver sees"):
                 pool.run("read", [{**tasks[2], "files": [own]}], ignore)
             with pytest.raises(RuntimeError, match="KeyError: 'reading'"):
-                pool.run("read", [{"folder": str(tmp_path / "out"), "index": 0}], ignore)
+                pool.run("read", [{"folder": str(tmp_path / "out"), "index": 99}], ignore)
             # Nothing runs on, no marker is left, and the pool still works.
             assert [] == running_tasks()
             assert [] == list((tmp_path / "out").glob(".cluster-*"))
@@ -273,7 +273,7 @@ def test_a_node_without_the_sources_refuses(tmp_path: Path, files: list[dict[str
     assert told["wrong"].endswith("does not see files that the driver sees")
     assert gone["path"] == told["got"]
     # What the driver does not see either is for the step to judge.
-    assert on_node("read", task, DRIVER, [gone["path"]])["result"]["quarantined"] == 1
+    assert on_node("read", task, DRIVER, [gone["path"]])["result"]["quarantined"]["documents"] == 1
     entries = (tmp_path / "read" / "00000.quarantine.jsonl").read_text(encoding="utf-8").splitlines()
     assert ["No such file or directory"] == [json.loads(entry)["reason"] for entry in entries]
 

@@ -22,12 +22,19 @@ from stepladder.data import prepare, steps
 from stepladder.data.options import CorpusOptions, Dedup
 from stepladder.data.prepare import load_corpus, prepare_corpus
 from stepladder.data.shards import open_split
+from stepladder.data.streams import open_packed
 from stepladder.data.tokenizer import load_tokenizer
 from stepladder.errors import DataError, FingerprintError, StepladderError
 from stepladder.records import Corpus
 
 MakeText = Callable[[int, int], str]
-SAME_FILES = ("tokenizer.json", "index.json", "audit.json", "DATA_CARD.md", "quarantine.jsonl")
+SAME_FILES = ("tokenizer.json", "index.json", "audit.json", "DATA_CARD.md", "quarantine.jsonl.zst")
+
+
+def quarantine(out: Path) -> list[str]:
+    """The lines of the quarantine."""
+    with open_packed(str(out / "quarantine.jsonl.zst")) as stream:
+        return stream.read().decode().splitlines()
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -55,7 +62,7 @@ def check_totals(out: Path, corpus: Corpus) -> None:
         )
     )
     assert corpus.kept_documents == corpus.train.documents + corpus.heldout.documents
-    assert corpus.quarantined_documents == len((out / "quarantine.jsonl").read_text().splitlines())
+    assert corpus.quarantined_documents == len(quarantine(out))
     for split, record in (("train", corpus.train), ("heldout", corpus.heldout)):
         texts = documents(out, split)
         assert record.documents == len(texts)
@@ -68,7 +75,7 @@ def test_what_came_in_is_kept_removed_or_quarantined(prepared: tuple[Path, Corpu
     check_totals(out, corpus)
     assert corpus.input_documents == 66
     assert dict(corpus.removed) == {"empty": 1, "exact_duplicate": 2, "near_duplicate": 1}
-    reasons = [json.loads(line)["reason"] for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    reasons = [json.loads(line)["reason"] for line in quarantine(out)]
     assert reasons == ["not utf-8: byte 0xfc at offset 0", "NUL byte at offset 4: not text"]
     assert corpus == load_corpus(out)
     assert not (out / ".work").exists()

@@ -30,7 +30,10 @@ RULES = {
     "gopher_repeated_paragraph_chars": "more than 20 % of the characters are in repeated paragraphs",
     "gopher_repeated_lines": "more than 30 % of the lines are repeats",
     "gopher_repeated_line_chars": "more than 20 % of the characters are in repeated lines",
-    **{f"gopher_top_{n}_gram": f"its most frequent {n} words in a row are too much of it" for n in range(2, 5)},
+    **{
+        f"gopher_top_{n}_gram": f"its most frequent {n} words in a row are too much of it"
+        for n in range(2, 5)
+    },
     **{f"gopher_repeated_{n}_grams": f"too much of it are {n} words in a row again" for n in range(5, 11)},
     "c4_lorem_ipsum": "placeholder text",
     "c4_curly_bracket": "a sentence with a curly bracket",
@@ -55,7 +58,7 @@ RULES = {
 def make_audit(
     work: Path,
     tallied: dict[str, Any],
-    quarantined: Sequence[dict[str, Any]],
+    quarantined: Mapping[str, Any],
     trimmed: Sequence[dict[str, Any]],
     index: dict[str, Any],
     decided: Mapping[str, Any],
@@ -64,11 +67,11 @@ def make_audit(
 
     `tallied` is the sum over all parts, `decided` the unit that was held out and the candidates compared.
     """
-    size = sum(entry["num_bytes"] for entry in quarantined)
     totals = dict(tallied["totals"])
-    totals["quarantined_documents"], totals["quarantined_bytes"] = len(quarantined), size
-    totals["input_documents"] += len(quarantined)
-    totals["input_bytes"] += size
+    for end in ("documents", "bytes"):
+        count = quarantined["documents" if end == "documents" else "num_bytes"]
+        totals[f"quarantined_{end}"] = count
+        totals[f"input_{end}"] += count
     splits = index["splits"]
     assert totals["kept_documents"] == sum(entry["documents"] for entry in splits.values())
     assert totals["kept_bytes"] == sum(entry["num_bytes"] for entry in splits.values())
@@ -81,7 +84,8 @@ def make_audit(
             "documents": sum(result["shorter_documents"] for result in trimmed),
             "examples": _line_examples(trimmed),
         },
-        "quarantined": _quarantined(quarantined),
+        "quarantined": dict(quarantined),
+        "pii": decided["pii"],
         **{name: _largest_first(tallied[name]) for name in ("sources", "domains", "languages", "licences")},
         "rules_by_domain": tallied["rules_by_domain"],
         "lengths": quantiles(tallied),
@@ -126,13 +130,14 @@ def _line_examples(trimmed: Sequence[dict[str, Any]]) -> list[str]:
     return [line for line, _ in sorted(count.items(), key=lambda item: (-item[1], item[0]))[:_EXAMPLES]]
 
 
-def _quarantined(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    reasons = Counter(entry["reason"].split(" at offset")[0].split(": byte")[0] for entry in entries)
+def quarantine_of(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all tasks put into quarantine: documents, num_bytes, the most frequent reasons, examples."""
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        reasons.update(part["reasons"])
     return {
-        "documents": len(entries),
+        "documents": sum(part["documents"] for part in parts),
+        "num_bytes": sum(part["num_bytes"] for part in parts),
         "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:_LISTED]),
-        "examples": [
-            {"source": entry["source"], "place": entry["place"], "reason": entry["reason"]}
-            for entry in entries[:_EXAMPLES]
-        ],
+        "examples": [example for part in parts for example in part["examples"]][:_EXAMPLES],
     }

@@ -99,7 +99,7 @@ def _rules(audit: Mapping[str, Any]) -> list[str]:
 def _quarantine(quarantined: Mapping[str, Any]) -> list[str]:
     if not quarantined["documents"]:
         return ["Every file and record could be read."]
-    lines = [f"{quarantined['documents']:,} files or records could not be read (`quarantine.jsonl`):"]
+    lines = [f"{quarantined['documents']:,} files or records could not be read (`quarantine.jsonl.zst`):"]
     return lines + [f"- {count:,}: {_inline(reason)}" for reason, count in quarantined["reasons"].items()]
 
 

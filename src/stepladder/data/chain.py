@@ -58,13 +58,13 @@ class Job:
         return self.run(step, tasks, [1] * count, "ranges")
 
 
-def read_files(job: Job, groups: Sequence[Sequence[SourceFile]], common: Mapping[str, Any]) -> int:
-    """Read all files into parts; the number of quarantined records."""
+def read_files(job: Job, groups: Sequence[Sequence[SourceFile]], common: Mapping[str, Any]) -> list[Any]:
+    """Read all files into parts; what each task quarantined."""
     tasks = [{**common, "files": [asdict(file) for file in group]} for group in groups]
     results = job.run("read", tasks, [sum(f.num_bytes for f in group) for group in groups], "bytes")
     job.parts = [part for result in results for part in result["parts"]]
     write_parts(job.work, job.parts)
-    return sum(result["quarantined"] for result in results)
+    return [result["quarantined"] for result in results]
 
 
 def find_copies(job: Job) -> dict[str, int]:

@@ -3,13 +3,12 @@
 Rules are on by domain: thresholds made for web prose keep 1 % of source code and manual pages.
 """
 
-import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
+from stepladder.data.language import languages as languages_of
 from stepladder.data.licences import licence_expression
 from stepladder.data.rules import broken, chosen
-from stepladder.errors import StoreError
 
 UNKNOWN_LANGUAGE = "unknown"
 # py3langid is right for 99.3 % of texts at 120 characters and 99.9 % at 500; below 40 letters it guesses.
@@ -39,7 +38,7 @@ def clean(
     frame = normalise(batch)
     frame = frame.with_columns(
         licence_expression(pl.col("text"), pl.col("licence")).alias("licence"),
-        pl.Series("language", list(_languages(frame)), dtype=pl.String),
+        languages_of(frame["text"], frame["domain"]).alias("language"),
         (broken(frame, names) if quality else pl.lit(None, dtype=pl.String)).alias("rule"),
     )
     other = ~pl.col("language").is_in(["code", *languages]) if languages else pl.lit(value=False)
@@ -74,28 +73,3 @@ def normalise(batch: Any) -> Any:
     )
     # One newline ends a document, so that the last line looks like all others to the tokenizer.
     return frame.with_columns(pl.when(text == "").then(text).otherwise(text + "\n").alias("text"))
-
-
-def _languages(frame: Any) -> Iterator[str]:
-    """py3langid's name of each document's language; "code" for code, "unknown" where short or unsure."""
-    for domain, text in frame.select("domain", frame["text"].str.slice(0, _LANGUAGE_CHARS)).iter_rows():
-        if domain == "code":
-            yield "code"
-        elif sum(map(str.isalpha, text)) < _LANGUAGE_LETTERS:
-            yield UNKNOWN_LANGUAGE
-        else:
-            language, confidence = _identifier().classify(text)
-            is_sure = confidence >= _LANGUAGE_CONFIDENCE and language not in _NO_LANGUAGE
-            yield str(language) if is_sure else UNKNOWN_LANGUAGE
-
-
-@functools.cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    try:
-        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    except OSError as error:  # it unpacks its model into the folder for temporary files
-        raise StoreError(
-            "cannot unpack the language model", got=error.strerror or str(error), next_command="df -h /tmp"
-        ) from error

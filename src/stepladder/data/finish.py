@@ -151,24 +151,22 @@ def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     texts = read_frame(work / "trim" / f"{name}.text")["text"]
     number = {source: place for place, source in enumerate(arguments["sources"])}
     sources = np.array([number[source] for source in kept["source"]], dtype=np.uint16)
-    end = np.array([tokenizer.end_id], dtype=np.uint32)
     result: dict[str, Any] = {}
     for code, split in enumerate(SPLITS):
         chosen = np.flatnonzero(own["split"] == code)
-        pieces, lengths, num_bytes = [], [], 0
-        for text in texts.gather(chosen):
-            ids = tokenizer.encode_array(text)
-            pieces += [ids, end]
-            lengths.append(len(ids) + 1)
-            num_bytes += len(text.encode())
-        tokens = np.concatenate(pieces) if pieces else end[:0]
+        mine = texts.gather(chosen)
+        tokens, lengths = tokenizer.encode_many(mine)
         stem = f"{name}.{split}"
         write_bytes(work / "encode" / stem, tokens.astype(arguments["dtype"]).tobytes())
         write_arrays(
             work / "encode" / f"{stem}.npz",
-            {"lengths": np.array(lengths, dtype=np.int64), "sources": sources[chosen]},
+            {"lengths": lengths, "sources": sources[chosen]},
         )
-        result[split] = {"tokens": len(tokens), "documents": len(chosen), "num_bytes": num_bytes}
+        result[split] = {
+            "tokens": len(tokens),
+            "documents": len(chosen),
+            "num_bytes": int(mine.str.len_bytes().sum()),
+        }
     rules = np.array(LATE_RULES, dtype=object)[own["verdict"]]
     write_json(work / "encode" / f"{name}.tally", tally(base_of(name), meta, rules, own))
     return result

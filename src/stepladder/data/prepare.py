@@ -1,11 +1,10 @@
 """Sources and options in, a corpus folder out: read, deduplicate, trim, split, train a tokenizer, encode.
 
 Each stage leaves its result under OUT/.work, so that an interrupted run goes on where it was; OUT itself
-gets `tokenizer.json`, `train/`, `heldout/`, `index.json`, `audit.json`, `DATA_CARD.md`, `quarantine.jsonl`
-and, last, `corpus.json`.
+gets `tokenizer.json`, `train/`, `heldout/`, `index.json`, `audit.json`, `DATA_CARD.md`,
+`quarantine.jsonl.zst` and, last, `corpus.json`.
 """
 
-import json
 import resource
 import shutil
 import time
@@ -17,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.audit import make_audit
+from stepladder.data.audit import make_audit, quarantine_of
 from stepladder.data.card import data_card
 from stepladder.data.chain import Job, cut_boilerplate, find_copies, hold_out, read_files, sample_texts
 from stepladder.data.cluster import executor
-from stepladder.data.files import read_arrays
+from stepladder.data.files import read_arrays, write_packed
 from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
+from stepladder.data.pii import merge_counts
 from stepladder.data.shards import INDEX_FILE, token_dtype, write_split
 from stepladder.data.sources import SourceFile, list_files, sample_files, source_name, with_digests
 from stepladder.data.tally import add_up
@@ -37,7 +37,7 @@ from stepladder.store import fingerprint, open_artefact, read_json, write_json, 
 FORMAT = 2
 CORPUS_FILE, AUDIT_FILE, CARD_FILE, QUARANTINE_FILE = (
     *("corpus.json", "audit.json", "DATA_CARD.md"),
-    "quarantine.jsonl",
+    "quarantine.jsonl.zst",
 )
 _TASK_BYTES, _TASK_FILES = 4_000_000, 1000
 _PIECE_BYTES, _SMALLEST_PIECE, _PIECES = 1 << 20, 8192, 64
@@ -76,7 +76,8 @@ def prepare_corpus(
         clock.save()
         index, tallied = _encode(job, out, is_fast=is_fast)
 
-    audit = make_audit(job.work, tallied, quarantined, trimmed, index, {"unit": unit, **copies})
+    decided = {"unit": unit, "pii": merge_counts([part["pii"] for part in job.parts]), **copies}
+    audit = make_audit(job.work, tallied, quarantined, trimmed, index, decided)
     corpus = _corpus(audit, index, clock.read())
     write_json(out / AUDIT_FILE, audit)
     write_text(out / CARD_FILE, data_card(audit, options, _source_names(sources)))
@@ -120,33 +121,28 @@ def list_inputs(sources: Sequence[str], options: CorpusOptions) -> list[SourceFi
     return chosen
 
 
-def _read(job: Job, out: Path, files: Sequence[SourceFile]) -> list[dict[str, Any]]:
-    """Read all files into parts; the entries of the quarantine, which are written out."""
+def _read(job: Job, out: Path, files: Sequence[SourceFile]) -> dict[str, Any]:
+    """Read all files into parts and write the quarantine out; what stands in it."""
     options = job.options
     groups = list(_tasks(files))
-    read_files(
-        job,
-        groups,
-        {
-            "piece_bytes": _piece_bytes(files, options),
-            "reading": asdict(options.reading),
-            "cleaning": asdict(options.cleaning),
-        },
-    )
+    common = {
+        "piece_bytes": _piece_bytes(files, options),
+        "reading": asdict(options.reading),
+        "cleaning": asdict(options.cleaning),
+    }
+    quarantined = quarantine_of(read_files(job, groups, common))
     paths = [job.work / "read" / f"{task:05d}.quarantine.jsonl" for task in range(len(groups))]
-    text = "".join(path.read_text(encoding="utf-8") for path in paths)
-    write_text(out / QUARANTINE_FILE, text)
-    quarantined = [json.loads(line) for line in text.splitlines()]
+    write_packed(out / QUARANTINE_FILE, paths)
     if not any(part["kept"] for part in job.parts):
-        reasons = "; ".join(f"{entry['source']}: {entry['reason']}" for entry in quarantined[:3])
+        reasons = "; ".join(f"{entry['source']}: {entry['reason']}" for entry in quarantined["examples"])
         read = sum(part["documents"] for part in job.parts)
         rules = ", ".join(sorted({rule for part in job.parts for rule in part["rules"]})) or "none"
         raise DataError(
             "no document is left to train on",
             got=f"{read} read, all removed ({rules}); "
-            f"{len(quarantined)} quarantined{': ' + reasons if reasons else ''}",
+            f"{quarantined['documents']} quarantined{': ' + reasons if reasons else ''}",
             allowed="at least two documents of text; --no-quality keeps what the quality rules would remove",
-            next_command=f"head {out / QUARANTINE_FILE}",
+            next_command=f"zstdcat {out / QUARANTINE_FILE} | head",
         )
     return quarantined
 

@@ -6,6 +6,7 @@ size of the file that they came from. Every later task works on one part or on o
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,31 +18,61 @@ from stepladder.data.dedup import exact_keys, long_lines, sketches
 from stepladder.data.files import write_array, write_arrays, write_frame, write_sorted
 from stepladder.data.labels import PART_ROWS, labels, part_base
 from stepladder.data.pii import drop_mask, merge_counts, pii_counts, replace_pii
-from stepladder.data.read import BATCH_DOCUMENTS, Reader
+from stepladder.data.read import BATCH_DOCUMENTS, Quarantined, Reader
 from stepladder.data.sources import SourceFile
-from stepladder.store import write_text
+from stepladder.data.tally import EXAMPLES
 
 PART_BYTES = 4_000_000
-_EXAMPLE_CHARS = 160
+_EXAMPLE_CHARS, _REASONS = 160, 200
 
 
 def read_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Files → parts on disk; the result lists the parts and how much was quarantined."""
     folder, task = Path(arguments["folder"]) / "read", arguments["index"]
     reading, cleaning = arguments["reading"], arguments["cleaning"]
-    reader = Reader(text_column=reading["text_column"], piece_bytes=arguments["piece_bytes"])
+    rejected = _Rejected(folder / f"{task:05d}.quarantine.jsonl")
+    reader = Reader(
+        text_column=reading["text_column"],
+        piece_bytes=arguments["piece_bytes"],
+        columns=dict(reading["columns"]),
+        on_quarantine=rejected.add,
+    )
     files = [SourceFile(**file) for file in arguments["files"]]
     parts = []
     for number, frames in enumerate(_grouped(reader.batches(files))):
         cleaned, found = zip(*(scrub(frame, cleaning) for frame in frames), strict=True)
         part = _write_part(folder, task, number, list(cleaned))
         parts.append({**part, "pii": merge_counts(found)})
-    entries = [dataclasses.asdict(entry) for entry in reader.quarantined]
-    write_text(
-        folder / f"{task:05d}.quarantine.jsonl",
-        "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries),
-    )
-    return {"parts": parts, "quarantined": len(entries)}
+    return {"parts": parts, "quarantined": rejected.close()}
+
+
+class _Rejected:
+    """Entries of the quarantine, written as they come; what is held of them does not grow."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._draft = path, path.with_name(path.name + ".draft")
+        self._draft.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self._draft.open("w", encoding="utf-8", errors="backslashreplace")
+        self._told: dict[str, Any] = {"documents": 0, "num_bytes": 0, "reasons": {}, "examples": []}
+
+    def add(self, entry: Quarantined) -> None:
+        """Write one entry and count it."""
+        fields = dataclasses.asdict(entry)
+        self._stream.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        told, reasons = self._told, self._told["reasons"]
+        told["documents"] += 1
+        told["num_bytes"] += entry.num_bytes
+        reason = entry.reason.split(" at offset")[0].split(": byte")[0]
+        if reason in reasons or len(reasons) < _REASONS:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        if len(told["examples"]) < EXAMPLES:
+            told["examples"].append({name: fields[name] for name in ("source", "place", "reason")})
+
+    def close(self) -> dict[str, Any]:
+        """Finish the file; documents, num_bytes, how often each reason, and examples."""
+        self._stream.close()
+        os.replace(self._draft, self._path)
+        return self._told
 
 
 def scrub(frame: Any, cleaning: Mapping[str, Any]) -> tuple[Any, dict[str, dict[str, int]]]:
