@@ -37,8 +37,8 @@ def read_tasks(files: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file that tasks left in their folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """SHA-256 of every file that tasks left in their folder, but for temporary names of the killed."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
