@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -257,6 +260,13 @@ def test_a_column_that_documents_do_not_have_is_an_error(tmp_path: Path) -> None
 def test_a_text_column_of_another_type_is_one_entry(tmp_path: Path, name: str) -> None:
     path = write_table(tmp_path, name, {"text": [1, 2, 3]})
     assert ([], [(0, 'column "text" holds int64, not text')]) == read_all(path)
+
+
+def test_a_column_that_is_there_twice_is_one_entry(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    pa.feather.write_feather(table, tmp_path / "a.feather")
+    assert ([], [(0, 'two columns "text"')] * 2) == read_all(tmp_path)
 
 
 def test_dates_and_categories_of_a_table_are_read(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ class Reader:
         group = own.get("group")
         group = f"{file.name}:{group}" if isinstance(group, (str, int)) else file.name
         date = own.get("date", "")
+        date = "" if date != date else date  # NaN is how some tables say that they do not know
         self._rows.append(
             (
                 found.text,
