@@ -24,8 +24,18 @@ def data(
         tuple[str, ...], Parameter(help="Keep this language only (repeat for several).", negative="")
     ] = (),
     dedup_jaccard: Annotated[float, Parameter(help="Similarity from which texts are duplicates.")] = 0.8,
+    column: Annotated[
+        tuple[str, ...],
+        Parameter(help="STANDARD=OWN: text, source, domain, licence, group or date by its own name."),
+    ] = (),
     quality: Annotated[bool, Parameter(help="Apply the quality rules of each domain.")] = True,
+    rules_on: Annotated[
+        tuple[str, ...], Parameter(help="A rule or set to add: c4, fineweb, ...", negative="")
+    ] = (),
+    rules_off: Annotated[tuple[str, ...], Parameter(help="A rule or set to leave out.", negative="")] = (),
+    pii: Annotated[str, Parameter(help="Personal data and secrets: replace, drop or keep.")] = "replace",
     workers: Annotated[int, Parameter(help="Processes (0: one a core); the result is the same.")] = 0,
+    executor: Annotated[str, Parameter(help="Where tasks run: local, ray, ray://HOST:PORT.")] = "local",
     dry_run: Annotated[bool, Parameter(negative="", help="Estimate from a sample, write nothing.")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
@@ -34,14 +44,8 @@ def data(
     The same command goes on where an interrupted one stopped, and does nothing when all is done.
     """
     from stepladder.data.options import Cleaning, CorpusOptions, Dedup, Reading
-    from stepladder.errors import DataError
 
-    if not sources:
-        raise DataError(
-            "no source is given",
-            allowed="files, folders, globs, python:installed, python:code, python:prose, python:docstrings",
-            next_command="stepladder data python:prose --out corpus",
-        )
+    _require(sources)
     options = CorpusOptions(
         vocab_size=vocab_size,
         held_out=_share_or_path(held_out),
@@ -49,12 +53,14 @@ def data(
         dedup=Dedup(jaccard=dedup_jaccard),
         max_bytes=max_bytes,
         workers=workers,
-        reading=Reading(text_column=text_column),
-        cleaning=Cleaning(languages=language, quality=quality),
+        executor=executor,
+        reading=Reading(text_column=text_column, columns=_pairs(column)),
+        cleaning=Cleaning(
+            languages=language, quality=quality, rules_on=rules_on, rules_off=rules_off, pii=pii
+        ),
     )
     if dry_run:
         return _dry_run(sources, options, as_json=json_)
-
     return _prepare(sources, out, options, as_json=json_)
 
 
@@ -75,6 +81,27 @@ def _prepare(sources: tuple[str, ...], out: Path, options: Any, *, as_json: bool
         f"what was removed and why: {out / 'DATA_CARD.md'}"
     )
     return 0
+
+
+def _require(sources: tuple[str, ...]) -> None:
+    from stepladder.errors import DataError
+
+    if not sources:
+        raise DataError(
+            "no source is given",
+            allowed="files, folders, globs, addresses, python:installed, python:code, python:prose, "
+            "python:docstrings",
+            next_command="stepladder data python:prose --out corpus",
+        )
+
+
+def _pairs(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    from stepladder.errors import DataError
+
+    pairs = tuple(tuple(word.split("=", 1)) for word in words)
+    if wrong := [word for word, pair in zip(words, pairs, strict=True) if len(pair) != 2]:
+        raise DataError("a column is not given as STANDARD=OWN", got=", ".join(wrong), allowed="text=body")
+    return pairs  # pyrefly: ignore
 
 
 def _share_or_path(text: str) -> float | str:
