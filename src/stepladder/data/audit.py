@@ -86,6 +86,7 @@ def make_audit(
         },
         "quarantined": dict(quarantined),
         "pii": decided["pii"],
+        "profile": tallied["profile"],
         **{name: _largest_first(tallied[name]) for name in ("sources", "domains", "languages", "licences")},
         "rules_by_domain": tallied["rules_by_domain"],
         "lengths": quantiles(tallied),

@@ -20,6 +20,7 @@ from stepladder.data.files import (
 )
 from stepladder.data.labels import base_of, mixed
 from stepladder.data.lines import LATE_RULES, ONLY_BOILERPLATE, OVERLAP, STAYS
+from stepladder.data.profile import profile_batch
 from stepladder.data.tally import tally
 from stepladder.data.tokenizer import Tokenizer, load_tokenizer
 from stepladder.store import write_bytes, write_json
@@ -167,6 +168,10 @@ def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
             "documents": len(chosen),
             "num_bytes": int(mine.str.len_bytes().sum()),
         }
+    final = np.flatnonzero(own["split"] != GONE)
+    told = kept.select("source", "domain", "licence", "language", "date")[final]
+    told = told.with_columns(texts.gather(final).alias("text"))
+    write_json(work / "encode" / f"{name}.profile", profile_batch(told, arguments["profile_one_in"]))
     rules = np.array(LATE_RULES, dtype=object)[own["verdict"]]
     write_json(work / "encode" / f"{name}.tally", tally(base_of(name), meta, rules, own))
     return result

@@ -24,6 +24,7 @@ from stepladder.data.files import read_arrays, write_packed
 from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
 from stepladder.data.pii import merge_counts
+from stepladder.data.profile import describe, merge_profiles, one_in
 from stepladder.data.shards import INDEX_FILE, token_dtype, write_split
 from stepladder.data.sources import SourceFile, list_files, sample_files, source_name, with_digests
 from stepladder.data.tally import add_up
@@ -180,7 +181,12 @@ def _encode(job: Job, out: Path, *, is_fast: bool) -> tuple[dict[str, Any], dict
     dtype = token_dtype(tokenizer.vocab_size)
     sources = list(_bytes_by_source(job))
     results = job.over_parts(
-        "encode", tokenizer=str(out / TOKENIZER_FILE), fast=is_fast, dtype=dtype.str, sources=sources
+        "encode",
+        tokenizer=str(out / TOKENIZER_FILE),
+        fast=is_fast,
+        dtype=dtype.str,
+        sources=sources,
+        profile_one_in=one_in(sum(part["num_bytes"] for part in job.parts)),
     )
     index: dict[str, Any] = {
         "dtype": dtype.name,
@@ -197,7 +203,11 @@ def _encode(job: Job, out: Path, *, is_fast: bool) -> tuple[dict[str, Any], dict
         index["splits"][split] = entry
     write_json(out / INDEX_FILE, index)
     tallied = add_up(read_json(folder / f"{part['name']}.tally") for part in job.parts)
-    return index, tallied
+    profile: dict[str, Any] | None = None
+    for part in job.parts:
+        own = read_json(folder / f"{part['name']}.profile")
+        profile = merge_profiles([profile, own] if profile else [own])
+    return index, {**tallied, "profile": describe(profile) if profile else {}}
 
 
 def _encoded(folder: Path, job: Job, split: str) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
