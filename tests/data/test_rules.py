@@ -179,7 +179,11 @@ def test_verdicts_equal_those_of_datatrove_on_5000_documents() -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("_peer_words")
 def test_own_words_change_few_verdicts_of_datatrove() -> None:
-    """spaCy knows contractions, units, faces and addresses without a scheme, which our words do not."""
+    """spaCy knows lists of contractions, units, faces and addresses without a scheme, which our words do not.
+
+    Measured on 600 documents: gopher_letters differs on 0.33 %, gopher_repeated_5_grams,
+    _9_grams and _10_grams on 0.17 % each, the other 24 rules on none.
+    """
     texts = real_texts(5000)
     unlike = differences(texts, own_words=False)
     assert all(len(places) <= 0.01 * len(texts) for places in unlike.values()), unlike
