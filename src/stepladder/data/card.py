@@ -3,6 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stepladder.data.limits import (
+    evaluation_sets,
+    inline,
+    personal_data,
+    profile_sections,
+    table,
+    uses_and_limits,
+)
 from stepladder.data.options import CorpusOptions
 from stepladder.units import format_bytes, format_count
 
@@ -16,7 +24,7 @@ def data_card(audit: Mapping[str, Any], options: CorpusOptions, sources: Sequenc
         "# Data card",
         f"Sources: {', '.join(f'`{source}`' for source in sources)}. Seed {options.seed}.",
         "## What came in and what is left",
-        _table(
+        table(
             ["", "documents", "bytes", "share of bytes"],
             [
                 _total_row("came in", totals["input_documents"], totals["input_bytes"], totals),
@@ -30,7 +38,7 @@ def data_card(audit: Mapping[str, Any], options: CorpusOptions, sources: Sequenc
             ],
         ),
         "## Splits",
-        _table(
+        table(
             ["split", "documents", "tokens", "bytes", "bytes per token"],
             [
                 [name, f"{s['documents']:,}", f"{s['tokens']:,}", f"{s['num_bytes']:,}", s["bytes_per_token"]]
@@ -43,7 +51,7 @@ def data_card(audit: Mapping[str, Any], options: CorpusOptions, sources: Sequenc
         "## Boilerplate lines",
         f"{audit['boilerplate']['lines']:,} long lines that stood in three or more earlier documents were "
         f"taken out of {audit['boilerplate']['documents']:,} documents (in code only comments).",
-        *[f"- `{_inline(line)}`" for line in audit["boilerplate"]["examples"]],
+        *[f"- `{inline(line)}`" for line in audit["boilerplate"]["examples"]],
         "## Quarantined",
         *_quarantine(audit["quarantined"]),
         "## What the kept text is",
@@ -51,7 +59,12 @@ def data_card(audit: Mapping[str, Any], options: CorpusOptions, sources: Sequenc
         "Licences are guesses from SPDX tags, package metadata and phrases of licence texts, not legal "
         "advice. Languages are py3langid's; code is not identified, short or unsure text is `unknown`.",
         "## Length of kept documents, bytes",
-        _table(list(audit["lengths"]), [[f"{value:,}" for value in audit["lengths"].values()]]),
+        table(list(audit["lengths"]), [[f"{value:,}" for value in audit["lengths"].values()]]),
+        *profile_sections(audit.get("profile")),
+        *personal_data(audit.get("pii"), options.cleaning.pii),
+        *evaluation_sets(audit.get("contamination")),
+        "## Uses, limits and biases",
+        *[f"- {sentence}" for sentence in uses_and_limits(audit)],
     ]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
 
@@ -85,14 +98,14 @@ def _rules(audit: Mapping[str, Any]) -> list[str]:
         [f"`{rule}`", entry["why"], f"{entry['documents']:,}", f"{entry['num_bytes']:,}"]
         for rule, entry in audit["removed"].items()
     ]
-    parts = [_table(["rule", "why", "documents", "bytes"], rows), "### Examples"]
+    parts = [table(["rule", "why", "documents", "bytes"], rows), "### Examples"]
     for rule, entry in audit["removed"].items():
         parts.append(f"`{rule}`:")
         for example in entry["examples"]:
             like = f", like `{example['like']}`" if "like" in example else ""
             alike = f" ({example['similarity']:.0%})" if "similarity" in example else ""
-            head = _inline(example["head"])
-            parts.append(f"- `{_inline(example['source'])}`{like}{alike}" + (f": `{head}`" if head else ""))
+            head = inline(example["head"])
+            parts.append(f"- `{inline(example['source'])}`{like}{alike}" + (f": `{head}`" if head else ""))
     return parts
 
 
@@ -100,7 +113,7 @@ def _quarantine(quarantined: Mapping[str, Any]) -> list[str]:
     if not quarantined["documents"]:
         return ["Every file and record could be read."]
     lines = [f"{quarantined['documents']:,} files or records could not be read (`quarantine.jsonl.zst`):"]
-    return lines + [f"- {count:,}: {_inline(reason)}" for reason, count in quarantined["reasons"].items()]
+    return lines + [f"- {count:,}: {inline(reason)}" for reason, count in quarantined["reasons"].items()]
 
 
 def _shares(audit: Mapping[str, Any], name: str) -> list[str]:
@@ -108,7 +121,7 @@ def _shares(audit: Mapping[str, Any], name: str) -> list[str]:
     total = sum(entry["num_bytes"] for _, entry in entries)
     rows = [
         [
-            _inline(key),
+            inline(key),
             f"{e['documents']:,}",
             format_bytes(e["num_bytes"]),
             f"{e['num_bytes'] / max(total, 1):.1%}",
@@ -126,16 +139,4 @@ def _shares(audit: Mapping[str, Any], name: str) -> list[str]:
                 f"{size / max(total, 1):.1%}",
             ]
         )
-    return [_table([name, "documents", "bytes", "share"], rows)]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    align = ["---", *["---:"] * (len(head) - 1)]
-    lines = [head, align, *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
-
-
-def _inline(text: str) -> str:
-    """One line without backticks, at most 100 characters."""
-    flat = " ".join(text.replace("`", "'").split())
-    return flat if len(flat) <= 100 else flat[:97] + "..."
+    return [table([name, "documents", "bytes", "share"], rows)]
