@@ -101,6 +101,7 @@ def make_audit(
             for name, entry in splits.items()
         },
         "vocab_size": index["vocab_size"],
+        "vocabulary": decided["vocabulary"],
     }
 
 

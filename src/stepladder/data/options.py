@@ -76,9 +76,11 @@ class CorpusOptions:
     `held_out` is a share of the bytes, or a path (or source name) whose text is held out. `max_bytes` caps
     the input by a seeded sample of whole files (0: no cap). `workers` is the number of processes (0: one a
     core) and `executor` where they run ("local", "ray", "ray://host:port"); neither changes the result.
+    `vocab_size` 0 leaves the size to a measurement, for a model of `for_params` parameters.
     """
 
     vocab_size: int = 4096
+    for_params: int = 0
     held_out: float | str = 0.05
     seed: int = 0
     max_bytes: int = 0
@@ -92,7 +94,9 @@ class CorpusOptions:
 
     def __post_init__(self) -> None:
         wrong = []
-        if not SMALLEST_VOCAB <= self.vocab_size <= LARGEST_VOCAB:
+        if not self.vocab_size and self.for_params < 1:
+            wrong.append("vocab_size auto without for_params (allowed: with the parameters of the model)")
+        if self.vocab_size and not SMALLEST_VOCAB <= self.vocab_size <= LARGEST_VOCAB:
             wrong.append(f"vocab_size {self.vocab_size} (allowed: {SMALLEST_VOCAB} to {LARGEST_VOCAB:,})")
         if isinstance(self.held_out, (int, float)) and not 0 < self.held_out <= 0.5:
             wrong.append(f"held_out {self.held_out} (allowed: a share in (0, 0.5], or a path)")

@@ -9,7 +9,7 @@ import resource
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from stepladder.data.shards import INDEX_FILE, token_dtype, write_split
 from stepladder.data.sources import SourceFile, list_files, sample_files, source_name, with_digests
 from stepladder.data.tally import add_up
 from stepladder.data.tokenizer import END_ID, TOKENIZER_FILE, check_equal, load_tokenizer, train_tokenizer
+from stepladder.data.vocabulary import cut_tokenizer, measure_vocabulary, sample_quota
 from stepladder.errors import DataError, MissingExtraError
 from stepladder.progress import Progress
 from stepladder.records import Corpus, Split, from_json, to_json
@@ -40,15 +41,25 @@ CORPUS_FILE, AUDIT_FILE, CARD_FILE, QUARANTINE_FILE = (
     *("corpus.json", "audit.json", "DATA_CARD.md"),
     "quarantine.jsonl.zst",
 )
+VOCABULARY_FILE = "vocabulary.json"
+ChooseVocabulary = Callable[[Mapping[int, float]], dict[str, Any]]
 _TASK_BYTES, _TASK_FILES = 4_000_000, 1000
 _PIECE_BYTES, _SMALLEST_PIECE, _PIECES = 1 << 20, 8192, 64
 _CHECKED_DOCUMENTS, _CHECKED_BYTES = 300, 500_000
 
 
 def prepare_corpus(
-    sources: Sequence[str], out: Path, options: CorpusOptions, *, quiet: bool = False
+    sources: Sequence[str],
+    out: Path,
+    options: CorpusOptions,
+    *,
+    quiet: bool = False,
+    choose: ChooseVocabulary | None = None,
 ) -> Corpus:
     """Prepare `sources` into the folder `out`; what a finished or interrupted run left there is reused.
+
+    `choose` gets bytes per token by size of the vocabulary and gives JSON values with `vocab_size`; it is
+    asked where the options leave the size open (0).
 
     Raises:
         DataError: a source does not exist, or nothing is left to train on or to hold out.
@@ -73,11 +84,17 @@ def prepare_corpus(
         trimmed = cut_boilerplate(job)
         unit = hold_out(job, trimmed)
         clock.save()
-        is_fast = _tokenizer(job, out)
+        is_fast = _tokenizer(job, out, choose)
         clock.save()
         index, tallied = _encode(job, out, is_fast=is_fast)
 
-    decided = {"unit": unit, "pii": merge_counts([part["pii"] for part in job.parts]), **copies}
+    vocabulary = job.work / VOCABULARY_FILE
+    decided = {
+        "unit": unit,
+        "vocabulary": read_json(vocabulary) if vocabulary.exists() else {},
+        "pii": merge_counts([part["pii"] for part in job.parts]),
+        **copies,
+    }
     audit = make_audit(job.work, tallied, quarantined, trimmed, index, decided)
     corpus = _corpus(audit, index, clock.read())
     write_json(out / AUDIT_FILE, audit)
@@ -148,24 +165,32 @@ def _read(job: Job, out: Path, files: Sequence[SourceFile]) -> dict[str, Any]:
     return quarantined
 
 
-def _tokenizer(job: Job, out: Path) -> bool:
+def _tokenizer(job: Job, out: Path, choose: ChooseVocabulary | None) -> bool:
     """Train on a seeded sample of training documents; whether tiktoken gives equal ids on a sample."""
-    path, wanted = out / TOKENIZER_FILE, job.options.tokenizer_sample_bytes
     sizes = _bytes_by_source(job)
-    total = sum(sizes.values())
-    quota = {source: -(-wanted * size // max(total, 1)) for source, size in sizes.items()}
-    texts = list(sample_texts(job, sizes, quota))
+    texts = list(sample_texts(job, sizes, sample_quota(sizes, None, job.options.tokenizer_sample_bytes)))
     with Progress("tokenizer", sum(map(len, texts)), "characters", quiet=job.quiet) as progress:
-        if not path.exists():
-            write_text(path, train_tokenizer(texts, job.options.vocab_size))
+        if not (out / TOKENIZER_FILE).exists():
+            write_text(out / TOKENIZER_FILE, _trained(job, texts, choose))
         checked, held = [], 0
         for text in texts[:: max(1, len(texts) // _CHECKED_DOCUMENTS)]:
             if held < _CHECKED_BYTES:
                 checked.append(text[:_CHECKED_BYTES])
                 held += len(text)
-        is_equal = check_equal(load_tokenizer(path), checked) == 0
+        is_equal = check_equal(load_tokenizer(out / TOKENIZER_FILE), checked) == 0
         progress.update(progress.total)
     return is_equal
+
+
+def _trained(job: Job, texts: list[str], choose: ChooseVocabulary | None) -> str:
+    """JSON text of a tokenizer of the asked size, or of the one that `choose` finds on the measured curve."""
+    if job.options.vocab_size:
+        return train_tokenizer(texts, job.options.vocab_size)
+    assert choose is not None, "vocab_size 0 asks for a choice"
+    curve = measure_vocabulary(texts)
+    chosen = choose(curve.bytes_per_token)
+    write_json(job.work / VOCABULARY_FILE, chosen)
+    return cut_tokenizer(curve.tokenizer, int(chosen["vocab_size"]))
 
 
 def _bytes_by_source(job: Job) -> dict[str, int]:

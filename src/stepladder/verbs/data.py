@@ -1,6 +1,9 @@
 """`stepladder data`: paths of text in, a corpus folder and a short table of what happened out."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +18,8 @@ def data(
         ),
     ],
     out: Annotated[Path, Parameter(help="Folder of the corpus.")] = Path("corpus"),
-    vocab_size: Annotated[int, Parameter(help="Tokens of the vocabulary.")] = 4096,
+    vocab_size: Annotated[str, Parameter(help="Tokens of the vocabulary, or auto: by measurement.")] = "4096",
+    for_params: Annotated[float, Parameter(help="Parameters of the model, for --vocab-size auto.")] = 0,
     held_out: Annotated[str, Parameter(help="Share of the text to hold out, or a path of its own.")] = "0.05",
     seed: Annotated[int, Parameter(help="Chooses the sample, the held-out files and the order.")] = 0,
     max_bytes: Annotated[int, Parameter(help="Cap on the input: a sample of whole files (0: none).")] = 0,
@@ -47,7 +51,8 @@ def data(
 
     _require(sources)
     options = CorpusOptions(
-        vocab_size=vocab_size,
+        vocab_size=_size(vocab_size),
+        for_params=int(for_params),
         held_out=_share_or_path(held_out),
         seed=seed,
         dedup=Dedup(jaccard=dedup_jaccard),
@@ -69,7 +74,7 @@ def _prepare(sources: tuple[str, ...], out: Path, options: Any, *, as_json: bool
     from stepladder.records import to_json
     from stepladder.store import read_json
 
-    corpus = prepare_corpus(sources, out, options)
+    corpus = prepare_corpus(sources, out, options, choose=partial(_choose_vocabulary, options.for_params))
     if as_json:
         print(json.dumps({**to_json(corpus), "folder": str(out)}))
         return 0
@@ -81,6 +86,24 @@ def _prepare(sources: tuple[str, ...], out: Path, options: Any, *, as_json: bool
         f"what was removed and why: {out / 'DATA_CARD.md'}"
     )
     return 0
+
+
+def _size(word: str) -> int:
+    from stepladder.errors import DataError
+
+    if word == "auto":
+        return 0
+    if not word.isdecimal() or word == "0":
+        raise DataError("the size of the vocabulary is no number", got=word, allowed="a number, or auto")
+    return int(word)
+
+
+def _choose_vocabulary(params: int, bytes_per_token: Mapping[int, float]) -> dict[str, Any]:
+    from stepladder.laws.vocabulary import choose_vocabulary
+    from stepladder.models.shape import shape_for_params
+
+    width = shape_for_params(params, vocab_size=8192, context_tokens=1024).width
+    return asdict(choose_vocabulary(bytes_per_token, nonembedding_params=params, width=width))
 
 
 def _require(sources: tuple[str, ...]) -> None:
