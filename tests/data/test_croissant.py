@@ -43,7 +43,7 @@ def test_shards_are_a_set_for_each_split(prepared: tuple[Path, Corpus], descript
     assert sorted(sets) == ["heldout-shards", "train-shards"]
     found = list(prepared[0].glob(sets["train-shards"]["includes"]))
     size = sum(path.stat().st_size for path in found)
-    assert sets["train-shards"]["description"].startswith(f"{len(found)} files, {size:,} bytes")
+    assert sets["train-shards"]["description"].startswith(f"{len(found)} shards, {size:,} bytes")
 
 
 def test_responsible_fields_say_what_was_found(description: dict[str, Any]) -> None:
@@ -86,8 +86,10 @@ def test_the_library_of_the_format_finds_no_error(description: dict[str, Any], t
         e["sha256"] for e in description["distribution"] if e["@type"] == "cr:FileObject"
     ]
     given = {
-        **{"license": "https://spdx.org/licenses/MIT.html", "version": "1.0.0"},
-        **{"datePublished": "2026-01-31", "citeAs": "made for a test"},
+        "license": "https://spdx.org/licenses/MIT.html",
+        "version": "1.0.0",
+        "datePublished": "2026-01-31",
+        "citeAs": "made for a test",
     }
     path.write_text(json.dumps({**description, **given}))
     assert set(mlcroissant.Dataset(jsonld=path).metadata.ctx.issues.warnings) == set()

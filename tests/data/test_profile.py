@@ -95,7 +95,7 @@ def test_figures_equal_counts_made_one_by_one() -> None:
     listed = figures["sources"]["listed"]
     assert {name: entry["num_bytes"] for name, entry in listed.items()} == dict(by_source)
     assert (
-        figures["languages_by_domain"]["listed"]["prose | de"]["documents"]
+        figures["languages_by_domain"]["listed"]["prose / de"]["documents"]
         == frame.filter(domain="prose", language="de").height
     )
     prose = [size for size, domain in zip(sizes, frame["domain"], strict=True) if domain == "prose"]
@@ -188,9 +188,16 @@ def test_mentions_and_the_words_near_them() -> None:
     women = figures["mentions"]["gender: women"]
     assert (women["mentions"], women["documents"]) == (20, 20)
     near = {entry["term"]: entry for entry in women["near"]}
-    assert near["brilliant"]["count"] == 20
+    assert near["brilliant"]["documents"] == 20
     assert near["brilliant"]["times"] > 5 * near["engineers"]["times"]
     assert not {"the", "were", "women", "far9"} & set(near)
+
+
+def test_a_term_near_a_group_counts_once_a_document() -> None:
+    often = "the women won medals and " * 50
+    figures = describe(profile_batch(_frame(*[f"{n} {often}" for n in range(4)])))
+    assert figures["mentions"]["gender: women"]["mentions"] == 200
+    assert figures["mentions"]["gender: women"]["near"] == []
 
 
 def test_windows_end_with_the_document() -> None:

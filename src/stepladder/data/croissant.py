@@ -149,7 +149,7 @@ def _distribution(files: Sequence[Mapping[str, Any]], splits: Mapping[str, Any])
                 "@type": "cr:FileSet",
                 "@id": f"{split}-shards",
                 "name": f"{split}-shards",
-                "description": f"{len(shards)} files, {sum(file['num_bytes'] for file in shards):,} bytes: "
+                "description": f"{len(shards)} shards, {sum(file['num_bytes'] for file in shards):,} bytes: "
                 f"token ids as little-endian integers; type, order and checksums in {INDEX_FILE}.",
                 "encodingFormat": _OTHER_FORMAT,
                 "includes": f"{split}/*.bin",

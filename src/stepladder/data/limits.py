@@ -141,7 +141,9 @@ def _mentions(profile: Mapping[str, Any]) -> list[str]:
             f"{e['mentions']:,}",
             f"{e['mentions'] * 1e6 / words:.1f}",
             f"{e['documents']:,}",
-            ", ".join(f"`{inline(t['term'])}` {t['count']} ({t['times']:g}x)" for t in e["near"][:_TERMS]),
+            ", ".join(
+                f"`{inline(t['term'])}` {t['documents']} ({t['times']:g}x)" for t in e["near"][:_TERMS]
+            ),
         ]
         for name, e in profile["mentions"].items()
     ]
@@ -150,11 +152,12 @@ def _mentions(profile: Mapping[str, Any]) -> list[str]:
     return [
         "## Groups that the text names",
         table(["group", "mentions", "a million words", "documents", "near"], rows),
-        f"Near: words within {NEAR_WORDS} words of a mention, how often, and how many times more often than "
-        f"in the text as a whole, from {SMALLEST_COUNT} sightings on; one document can account for all of "
-        "them. The lists of words are small and English, count words and not meanings, and leave out words "
-        "that mostly mean something else (black, white, man, child, old, disabled). A group that is "
-        "missing was not found by its list, which is not to say that it is not in the text.",
+        f"Near: words within {NEAR_WORDS} words of a mention, in how many documents, and how many times "
+        "their share there is that in the text as a whole; only those of "
+        f"{SMALLEST_COUNT} documents or more. The lists of words are small and English, count words and "
+        "not meanings, and leave out words that mostly mean something else (black, white, man, child, old, "
+        "disabled). A group that is missing was not found by its list, which is not to say that it is not in "
+        "the text.",
     ]
 
 

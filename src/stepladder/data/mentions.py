@@ -94,7 +94,7 @@ _SLURS = (
     "ccb50af1a16ccb4a ce7a04785a72aead d4dbf5cc43327fd6 d62707ed9333c155 f3d9591a268d3f52"
 )
 NEAR_WORDS, NEAR_DRAWN, NEAR_BITS = 5, 256, 14
-# Fewer than this many sightings near a group say nothing.
+# Near a group in fewer documents than this says nothing.
 SMALLEST_COUNT = 5
 _SHORTEST_TERM = 3
 _RUDE_DOMAINS = 64
@@ -122,7 +122,7 @@ def rude_words(words: Words, domains: Sequence[str]) -> dict[str, Any]:
 
 
 def mentions(words: Words, documents: np.ndarray) -> dict[str, Any]:
-    """Mentions by group, documents with one, and the words within five words of one.
+    """Mentions by group, documents with one, and the words within five words of one, once a document.
 
     `documents` are the keys of the slice's documents.
     """
@@ -136,7 +136,11 @@ def mentions(words: Words, documents: np.ndarray) -> dict[str, Any]:
     near, whose = near[valid], np.broadcast_to(which[:, None], valid.shape)[valid]
     is_term = _is_term(words, near)
     near, whose = near[is_term], whose[is_term]
-    out: dict[str, Any] = {"groups": {}, "table": count_table(_joint(words.keys[near], whose), NEAR_BITS)}
+    joint = _joint(words.keys[near], whose)
+    # Once a document: one list of names would otherwise outweigh all else.
+    _, first = np.unique(mixed(joint) ^ documents[words.document[near]], return_index=True)
+    near, whose, joint = near[first], whose[first], joint[first]
+    out: dict[str, Any] = {"groups": {}, "table": count_table(joint, NEAR_BITS)}
     for number, name in enumerate(group_names()):
         own = which == number
         if own.any():
@@ -175,8 +179,8 @@ def add_rude(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def near_terms(found: Mapping[str, Any], words: Mapping[str, Any], limit: int = 8) -> dict[str, Any]:
     """For each group its figures and the words that stand near it more often than elsewhere.
 
-    `words` holds the count and the table of all words. A term is listed from five sightings on, ordered by
-    sightings times the logarithm of `times`, its share near the group over its share of all words.
+    `words` holds the count and the table of all words. A term is listed from five documents on, ordered by
+    documents times the logarithm of `times`, its share near the group over its share of all words.
     """
     out = {}
     for number, name in enumerate(group_names()):
@@ -190,7 +194,7 @@ def near_terms(found: Mapping[str, Any], words: Mapping[str, Any], limit: int = 
         times = (near / max(entry["terms"], 1)) / (base / max(words["count"], 1))
         score = np.where(near >= SMALLEST_COUNT, near * np.log2(np.maximum(times, 1e-9)), 0)
         listed = [
-            {"term": terms[row], "count": int(near[row]), "times": round(float(times[row]), 1)}
+            {"term": terms[row], "documents": int(near[row]), "times": round(float(times[row]), 1)}
             for row in np.lexsort((np.arange(len(terms)), -score))[:limit]
             if score[row] > 0
         ]

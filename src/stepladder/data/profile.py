@@ -50,7 +50,7 @@ def one_in(num_bytes: int) -> int:
 
 
 def profile_batch(frame: Any, share: int = 1) -> dict[str, Any]:
-    """The summary of some documents as JSON values, at most 0.5 MB however many there are.
+    """The summary of some documents as JSON values, below 0.6 MB however many there are.
 
     `frame` has the string columns text, source, domain, licence, language and date (null or empty: unknown);
     others are not looked at. One document in `share` is read word by word; all parts of a corpus need the
@@ -62,7 +62,7 @@ def profile_batch(frame: Any, share: int = 1) -> dict[str, Any]:
         "text", pl.col(*_COLUMNS.values(), "date").fill_null("").replace("", _UNKNOWN)
     ).with_columns(
         pl.col("text").str.len_bytes().alias("num_bytes"),
-        pl.concat_str("domain", "language", separator=" | ").alias("pair"),
+        pl.concat_str("domain", "language", separator=" / ").alias("pair"),
     )
     keys = document_keys(rows["text"])
     chosen = np.flatnonzero((keys >> np.uint64(40)) % np.uint64(share) == 0)
