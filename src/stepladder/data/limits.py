@@ -153,11 +153,11 @@ def _mentions(profile: Mapping[str, Any]) -> list[str]:
         "## Groups that the text names",
         table(["group", "mentions", "a million words", "documents", "near"], rows),
         f"Near: words within {NEAR_WORDS} words of a mention, in how many documents, and how many times "
-        "their share there is that in the text as a whole; only those of "
-        f"{SMALLEST_COUNT} documents or more. The lists of words are small and English, count words and "
-        "not meanings, and leave out words that mostly mean something else (black, white, man, child, old, "
-        "disabled). A group that is missing was not found by its list, which is not to say that it is not in "
-        "the text.",
+        f"their share there is that in the text as a whole; only those of {SMALLEST_COUNT} documents or "
+        "more. The lists of words are small and English, count words and not meanings (Christian is also a "
+        "first name), and leave out words that mostly mean something else (black, white, man, child, old, "
+        "disabled). A group that is missing was not found by its list, which is not to say that it is not "
+        "in the text.",
     ]
 
 
