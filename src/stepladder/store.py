@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stepladder.errors import FingerprintError, StoreError
 
@@ -22,11 +22,22 @@ FIELDS_FILE, DONE_FILE = "artefact.json", "done.json"
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to a temporary name beside `path`, sync it, rename it. On failure nothing is left."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file under a temporary name beside `path`, synced and renamed at the end. On failure nothing is left.
+
+    Raises:
+        StoreError: the disk is full, or the folder cannot be written to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files private; an artefact has the permissions that any new file would have.

@@ -7,7 +7,6 @@ file of every part, so that nobody holds more than one range and the number of r
 import functools
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.errors import StoreError
-from stepladder.store import write_bytes, write_json
+from stepladder.store import write_bytes, write_json, writing
 
 PARTS_FILE = "parts.json"
 _KEYS = 1 << 64
@@ -102,14 +100,7 @@ def write_packed(path: Path, parts: Sequence[Path]) -> None:
     """Files joined and compressed with zstandard, in flat memory."""
     import zstandard
 
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        with draft.open("wb") as stream, zstandard.ZstdCompressor().stream_writer(stream) as packed:
-            for part in parts:
-                with part.open("rb") as content:
-                    shutil.copyfileobj(content, packed)
-        os.replace(draft, path)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}", got=error.strerror or str(error), next_command=f"df -h {path.parent}"
-        ) from error
+    with writing(path) as stream, zstandard.ZstdCompressor().stream_writer(stream, closefd=False) as packed:
+        for part in parts:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, packed)

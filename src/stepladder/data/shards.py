@@ -4,17 +4,18 @@
 offsets (int64, one more than documents) and the shards with their tokens and SHA-256.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 
 from stepladder.errors import DataError, StoreError
-from stepladder.store import read_json, write_bytes
+from stepladder.store import read_json, writing
 
 INDEX_FILE = "index.json"
 SplitName = Literal["train", "heldout"]
@@ -142,53 +143,74 @@ def write_split(
 
     Gives the split's entry of the index.
     """
-    shards: list[dict[str, Any]] = []
-    pending: list[bytes] = []
-    lengths: list[np.ndarray] = []
-    sources: list[np.ndarray] = []
-    held = 0
     size = np.dtype(dtype).itemsize
-
-    def flush() -> None:
-        nonlocal held
-        content = b"".join(pending)
-        name = f"{split}/{len(shards):05d}.bin"
-        write_bytes(folder / name, content)
-        digest = hashlib.sha256(content).hexdigest()
-        shards.append({"file": name, "tokens": len(content) // size, "sha256": digest})
-        pending.clear()
-        held = 0
-
-    for path, part_lengths, *part_sources in parts:
-        content = path.read_bytes()
-        lengths.append(part_lengths)
-        sources += part_sources
-        while content:
-            room = (shard_tokens - held) * size
-            pending.append(content[:room])
-            held += len(content[:room]) // size
-            content = content[room:]
-            if held >= shard_tokens:
-                flush()
-    if pending or not shards:
-        flush()
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate([*lengths, []]))]).astype("<i8")
-    entry = {
-        "tokens": int(offsets[-1]),
-        "documents": len(offsets) - 1,
-        "offsets": _write_array(folder, f"{split}/offsets.i64", offsets),
-        "shards": shards,
-    }
-    if sources:
-        entry["sources"] = _write_array(folder, f"{split}/sources.u16", np.concatenate(sources).astype("<u2"))
+    shards = _Cutter(folder, f"{split}/{{:05d}}.bin", shard_tokens * size)
+    offsets, sources = _Cutter(folder, f"{split}/offsets.i64"), _Cutter(folder, f"{split}/sources.u16")
+    documents = tokens = 0
+    with shards, offsets, sources:
+        offsets.write(np.zeros(1, dtype="<i8").tobytes())
+        for path, lengths, *part_sources in parts:
+            shards.write(path.read_bytes())
+            offsets.write((tokens + np.cumsum(lengths)).astype("<i8").tobytes())
+            for numbers in part_sources:
+                sources.write(numbers.astype("<u2").tobytes())
+            documents, tokens = documents + len(lengths), tokens + int(lengths.sum())
+        if not shards.files:
+            shards.open()
+    entry: dict[str, Any] = {"tokens": tokens, "documents": documents, "offsets": offsets.files[0]}
+    entry["shards"] = [
+        {"file": shard["file"], "tokens": shard["num_bytes"] // size, "sha256": shard["sha256"]}
+        for shard in shards.files
+    ]
+    if sources.files:
+        entry["sources"] = sources.files[0]
     return entry
 
 
-def _write_array(folder: Path, name: str, array: np.ndarray) -> dict[str, Any]:
-    content = array.tobytes()
-    write_bytes(folder / name, content)
-    digest = hashlib.sha256(content).hexdigest()
-    return {"file": name, "num_bytes": len(content), "sha256": digest}
+class _Cutter:
+    """Bytes in, files of at most `largest` bytes out, each with its checksum; nothing is held in memory."""
+
+    def __init__(self, folder: Path, name: str, largest: int = 0) -> None:
+        self.files: list[dict[str, Any]] = []
+        self._folder, self._name, self._largest = folder, name, largest
+        self._stack, self._held = contextlib.ExitStack(), 0
+        self._file: IO[bytes] | None = None
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._finish()
+        self._stack.__exit__(*error)
+
+    def open(self) -> IO[bytes]:
+        """The file at work, a new one where the last is full."""
+        if self._file is None:
+            name = self._name.format(len(self.files))
+            self._file = self._stack.enter_context(writing(self._folder / name))
+            self.files.append({"file": name, "num_bytes": 0, "sha256": ""})
+            self._digest, self._held = hashlib.sha256(), 0
+        return self._file
+
+    def write(self, content: bytes) -> None:
+        """Add bytes, over as many files as they fill."""
+        while content:
+            file = self.open()
+            room = self._largest - self._held if self._largest else len(content)
+            file.write(content[:room])
+            self._digest.update(content[:room])
+            self._held += len(content[:room])
+            content = content[room:]
+            if self._largest and self._held >= self._largest:
+                self._finish()
+
+    def _finish(self) -> None:
+        if self._file is not None:
+            self.files[-1] |= {"num_bytes": self._held, "sha256": self._digest.hexdigest()}
+            self._file = None
+            self._stack.close()
 
 
 def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype[Any], verify: bool) -> np.ndarray:
