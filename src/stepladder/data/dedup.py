@@ -40,14 +40,21 @@ def exact_keys(text: Any) -> np.ndarray:
 def sketches(text: Any) -> tuple[np.ndarray, np.ndarray]:
     """((documents, 112) uint32 MinHash values, boolean: has at least one word 5-gram) of a polars column.
 
-    No Python object per word: words are hashed by polars, n-grams are mixed by numpy, minima are rensa's.
+    Words are lower-cased, numbers are all alike and everything else parts words, as in datatrove: texts that
+    differ in dates and versions only are copies. No Python object per word: words are hashed by polars,
+    n-grams are mixed by numpy, minima are rensa's.
     """
     import polars as pl
     from rensa import RMinHash
 
     words = (
         pl.DataFrame(
-            {"word": text.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}_]+", " ").str.split(" ")}
+            {
+                "word": text.str.to_lowercase()
+                .str.replace_all(r"\d+(\.\d+)?", "0")
+                .str.replace_all(r"[^\p{L}\p{N}]+", " ")
+                .str.split(" ")
+            }
         )
         .with_row_index("document")
         .explode("word", empty_as_null=True)

@@ -2,7 +2,7 @@
 
 Each stage leaves its result under OUT/.work, so that an interrupted run goes on where it was; OUT itself
 gets `tokenizer.json`, `train/`, `heldout/`, `index.json`, `audit.json`, `DATA_CARD.md`,
-`quarantine.jsonl.zst` and, last, `corpus.json`.
+`quarantine.jsonl.zst`, `croissant.json` and, last, `corpus.json`.
 """
 
 import resource
@@ -20,6 +20,7 @@ from stepladder.data.audit import make_audit, quarantine_of
 from stepladder.data.card import data_card
 from stepladder.data.chain import Job, cut_boilerplate, find_copies, hold_out, read_files, sample_texts
 from stepladder.data.cluster import executor
+from stepladder.data.croissant import CROISSANT_FILE, corpus_files, croissant
 from stepladder.data.files import read_arrays, write_packed
 from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
@@ -99,6 +100,8 @@ def prepare_corpus(
     corpus = _corpus(audit, index, clock.read())
     write_json(out / AUDIT_FILE, audit)
     write_text(out / CARD_FILE, data_card(audit, options, _source_names(sources)))
+    described = {**options.identity(), "sources": _source_names(sources)}
+    write_json(out / CROISSANT_FILE, croissant(audit, described, corpus_files(out)))
     write_json(out / CORPUS_FILE, to_json(corpus))
     artefact.finish({"fingerprint": corpus.fingerprint})
     shutil.rmtree(job.work, ignore_errors=True)
