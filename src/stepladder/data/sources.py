@@ -60,6 +60,8 @@ _MACHINE_WRITTEN = {
 }
 _LICENCE_STEMS = ("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS", "COPYRIGHT", "CONTRIBUTORS")
 _SKIPPED_FOLDERS = {"__pycache__", "node_modules", "site-packages", "dist-packages"}
+# Lists of words, one a line, for programs to look up.
+_LIST_FOLDERS = {"stoplists", "stopwords", "wordlists"}
 _TEST_FOLDERS = {"test", "tests", "testing", "testdata", "test_data", "idle_test"}
 _BLOCK = 1 << 20
 _FULL_SHARE = 0.95
@@ -277,7 +279,7 @@ def _classify_installed(name: str, inside: tuple[str, ...]) -> tuple[str, str] |
         return None
     known = classify(name)
     # What lies beside tests and is not code is input for the tests: often text in odd encodings.
-    if known and known[1] != "code" and _TEST_FOLDERS & set(inside):
+    if known and known[1] != "code" and (_TEST_FOLDERS | _LIST_FOLDERS) & set(inside):
         return None
     return known if known and (known[1] != "code" or name.endswith((".py", ".pyi"))) else None
 
