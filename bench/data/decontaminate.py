@@ -3,7 +3,7 @@
     python bench/data/decontaminate.py --source python:docstrings --megabytes 60
 
 Evaluation sets are made of the text itself: whole documents held out, and single lines of them. Then copies
-of lines of 20 to 60 words with some words changed are put into training text, to show which share finds them.
+of runs of 40 words with some words changed are put into training text, to show which share finds them.
 Documents come in the batches that the reader makes; reading is not timed. polars runs on one thread, as in a
 worker process.
 """
@@ -13,6 +13,7 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ def show_speed(texts: list[Any], sets: list[EvaluationSet], repeats: int) -> Non
             goes = sum(int(contaminated(hit, index, share)[0].sum()) for hit in found)
             print(f"; share {share} {goes / documents:.2%}", end="")
         print()
+
+
+def runs(texts: list[str]) -> Iterator[str]:
+    """Runs of 40 words that stand one behind the other."""
+    for text in texts:
+        words = text.split()
+        for at in range(0, len(words) - 39, 40):
+            yield " ".join(words[at : at + 40])
 
 
 def show_recall(lines: list[str], texts: list[Any]) -> None:
@@ -131,7 +140,7 @@ def main() -> None:
         EvaluationSet(name="lines of 5 to 7 words", texts=tuple(short)),
     ]
     show_speed(texts, [one for one in sets if one.texts], options.repeats)
-    show_recall([line for line in lines if len(line.split()) >= 20], texts)
+    show_recall(list(runs(held))[:1000], texts)
     show_index(texts, sets[0])
 
 

@@ -18,13 +18,13 @@ import numpy as np
 from stepladder.data.clean import normalise
 from stepladder.data.evaluation_sets import EvaluationSet
 from stepladder.data.files import read_arrays, write_arrays
-from stepladder.data.ngrams import LARGEST_FALSE_SHARE, NGRAM, open_corpus_index, words_of
+from stepladder.data.ngrams import LARGEST_FALSE_SHARE, NGRAM, distinct, open_corpus_index, words_of
 from stepladder.errors import DataError, StoreError
 
 # PaLM calls an example contaminated from 70 % of its 8-grams on (Chowdhery et al. 2022, section 8), GPT-3
 # from one 13-gram on (Brown et al. 2020, appendix C), Llama 2 dirty when 80 % of its tokens lie in shared
-# runs of more than 10 (Touvron et al. 2023, appendix A.6). Half is what a copy keeps of its 8-grams when one
-# word in twelve is changed at random: (11/12)^8 = 0.50.
+# runs of more than 10 (Touvron et al. 2023, appendix A.6). Of copies of 40 words with one word in twenty
+# changed, 0.5 finds 80 %, 0.7 only 50 % (bench/data/decontaminate.py, python:docstrings).
 SHARE = 0.5
 # Fewer shared n-grams than this (10 words in a row) do not make a document go, unless they are all that an
 # example of 8 or 9 words has.
@@ -78,7 +78,7 @@ class EvaluationIndex:
         texts = [text for one in sets for text in one.texts]
         key, example, count = _example_keys(texts)
         is_short = (count >= SHORTEST_WORDS) & (count < NGRAM)
-        distinct, edge = np.unique(key, return_index=True)
+        unique, edge = np.unique(key, return_index=True)
         edge = np.append(edge, len(key))
         kept = np.diff(edge) <= TEMPLATE_EXAMPLES
         example = example[np.repeat(kept, np.diff(edge))]
@@ -92,14 +92,14 @@ class EvaluationIndex:
         return cls(
             names=names,
             starts=np.cumsum([0, *(len(one.texts) for one in sets)]),
-            key=distinct[kept],
+            key=unique[kept],
             edge=edge,
             example=example,
             grams=np.bincount(example, minlength=len(texts)).astype(np.int32),
             lengths=tuple(np.unique(count[is_short]).tolist()),
             is_short=is_short,
             heads=tuple(" ".join(text[: 2 * _HEAD_CHARS].split())[:_HEAD_CHARS] for text in texts),
-            table=_bit_table(distinct[kept]),
+            table=_bit_table(unique[kept]),
         )
 
     def save(self, path: Path) -> None:
@@ -210,7 +210,7 @@ def hits(text: Any, index: EvaluationIndex) -> Hits:
             which, place = index.find(words.keys(first, length))
             documents.append(base + words.document[first[which]].astype(np.int64))
             places.append(place)
-    pairs = np.unique(np.concatenate(documents) * len(index.key) + np.concatenate(places))
+    pairs = distinct(np.concatenate(documents) * len(index.key) + np.concatenate(places))
     document, place = np.divmod(pairs, len(index.key))
     count = np.diff(index.edge)[place]
     # Each key stands for all examples that hold it.

