@@ -1,6 +1,7 @@
 """The whole climb on real text, small: each stage leaves what the next one needs, and a second run redoes
 nothing. The same path as `stepladder demo --quick`."""
 
+import csv
 import json
 import os
 import signal
@@ -84,9 +85,8 @@ def test_the_forecast_was_frozen_before_the_target_started(climbed: tuple[Path, 
 
 def test_the_ladder_can_identify_a_law(climbed: tuple[Path, str]) -> None:
     folder, _ = climbed
-    lines = (folder / "ladder" / "observations.csv").read_text().splitlines()
-    header = lines[0].split(",")
-    rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
+    with (folder / "ladder" / "observations.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
     ratios = sorted(float(row["tokens"]) / float(row["params"]) for row in rows)
     assert len(rows) >= 10
     assert ratios[-1] / ratios[0] > 15

@@ -64,7 +64,8 @@ def prepare(sources: list[str], folder: Path, workers: int, max_bytes: int) -> t
     megabytes = told["input_bytes"] / 1e6
     print(
         f"{megabytes:8.0f} MB  {workers} process(es)  {wall:7.1f} s  {told['cpu_seconds']:7.1f} CPU s  "
-        f"{megabytes / told['cpu_seconds']:5.2f} MB per CPU s  largest process {watch.largest / 1e6:5.0f} MB  "
+        f"{megabytes / told['cpu_seconds']:5.2f} MB per CPU s  "
+        f"largest process {watch.largest / 1e6:5.0f} MB  "
         f"all together {watch.together / 1e6:5.0f} MB",
         flush=True,
     )
