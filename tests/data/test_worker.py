@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from stepladder.data.options import Cleaning, Reading
 from stepladder.data.sources import list_files
 from stepladder.data.steps import run_step
-from stepladder.data.worker import LocalPool, outcome, run_tasks
+from stepladder.data.worker import LocalPool, outcome
 from stepladder.errors import DataError, FingerprintError, MissingExtraError, StepladderError, StoreError
 
 READ = {
@@ -27,6 +27,14 @@ READ = {
     "reading": asdict(Reading()),
     "cleaning": asdict(Cleaning()),
 }
+
+
+def run_tasks(
+    step: str, tasks: Sequence[Mapping[str, Any]], workers: int, on_done: Callable[[int, Any], None]
+) -> list[Any]:
+    """Results of one step."""
+    with LocalPool(workers) as pool:
+        return pool.run(step, tasks, on_done)
 
 
 def read_tasks(files: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -235,8 +243,9 @@ def test_what_the_caller_raises_ends_the_processes(tmp_path: Path, files: list[d
 
 CALLER = """
 import json, sys
-from stepladder.data.worker import run_tasks
-run_tasks("read", json.loads(sys.argv[1]), 2, lambda index, result: print(index, flush=True))
+from stepladder.data.worker import LocalPool
+with LocalPool(2) as pool:
+    pool.run("read", json.loads(sys.argv[1]), lambda index, result: print(index, flush=True))
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.files import part_names, write_array, write_parts
+from stepladder.data.files import part_names, read_frame, write_array, write_parts
 from stepladder.data.options import CorpusOptions
 from stepladder.data.sources import SourceFile
 from stepladder.data.split import OVERLAP_SHARE, choose_groups, wanted_bytes
@@ -19,8 +19,9 @@ from stepladder.data.worker import Executor
 from stepladder.errors import DataError
 from stepladder.progress import Progress
 
-# One range of keys is held by one task: 4 M rows of 24 bytes and their sort, about 300 MB.
-RANGE_ROWS = 4_000_000
+# One range of keys is held by one task. Where all its rows are of documents with twins, their sketches are
+# held as well: 448 bytes each.
+RANGE_ROWS = 1_000_000
 # Groups whose hash lies below this multiple of the wanted share are looked at: the wanted are among them.
 _MARGIN = 4
 _LARGEST_HASH = (1 << 64) - 1
@@ -98,7 +99,7 @@ def _grow(job: Job, count: int) -> str:
         if found == known or found[0] == 0:
             return before
         known = found
-    raise AssertionError("stars double their reach in each round: 200 are enough for any corpus")
+    raise AssertionError("the number of rounds grows with the square of the logarithm of the corpus")
 
 
 def cut_boilerplate(job: Job) -> list[dict[str, Any]]:
@@ -131,7 +132,7 @@ def hold_out(job: Job, trimmed: Sequence[Mapping[str, Any]]) -> str:
     goes = share >= OVERLAP_SHARE
     write_array(job.work / "dropped.npy", ids[goes])
     write_array(job.work / "dropped_shares.npy", share[goes].astype(np.float32))
-    _check_split(documents, sum(result["held"] for result in splits), int(goes.sum()), unit)
+    _check_split(documents, sum(result["held"] for result in splits), int(goes.sum()))
     return unit
 
 
@@ -175,8 +176,7 @@ def _walk(job: Job, unit: str, total: int, share: float) -> tuple[list[Any], np.
         part_of_all *= _MARGIN
 
 
-def _check_split(documents: int, held: int, dropped: int, unit: str) -> None:
-    del unit
+def _check_split(documents: int, held: int, dropped: int) -> None:
     for name, count in (("training", documents - held), ("held-out", held - dropped)):
         if not count:
             overlap = f"; {dropped} held-out documents shared {OVERLAP_SHARE:.0%} or more of their lines"
@@ -191,8 +191,6 @@ def _check_split(documents: int, held: int, dropped: int, unit: str) -> None:
 
 def sample_texts(job: Job, bytes_by_source: Mapping[str, int], quota: Mapping[str, int]) -> Iterator[str]:
     """Training texts drawn by hash until the quota of each source is reached, in the order of their ids."""
-    from stepladder.data.files import read_frame
-
     limits = {}
     for source, wanted in quota.items():
         share = _MARGIN * wanted / max(bytes_by_source[source], 1)
@@ -209,8 +207,6 @@ def sample_texts(job: Job, bytes_by_source: Mapping[str, int], quota: Mapping[st
 def _cuts(job: Job, quota: Mapping[str, int]) -> dict[str, int]:
     """For each source the hash at which its quota of bytes is full."""
     import polars as pl
-
-    from stepladder.data.files import read_frame
 
     frames = [
         read_frame(job.work / "sample" / f"{name}.text").select(

@@ -10,11 +10,6 @@ from stepladder.data.language import languages as languages_of
 from stepladder.data.licences import licence_expression
 from stepladder.data.rules import broken, chosen
 
-UNKNOWN_LANGUAGE = "unknown"
-# py3langid is right for 99.3 % of texts at 120 characters and 99.9 % at 500; below 40 letters it guesses.
-_LANGUAGE_CHARS, _LANGUAGE_LETTERS, _LANGUAGE_CONFIDENCE = 500, 40, 0.5
-_NO_LANGUAGE = ("zxx", "und")
-
 
 def clean(
     batch: Any,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stepladder.data.dedup import BAND_ROWS, BANDS
-from stepladder.data.files import key_range, part_names, read_arrays, read_range, write_arrays, write_sorted
+from stepladder.data.files import key_range, part_names, read_arrays, read_range, write_sorted
 from stepladder.data.labels import PART_ROWS, base_of, ids_of, mixed, part_name
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -199,8 +199,3 @@ def of_part(work: Path, step: str, partitions: int, base: int, names: tuple[str,
     """Columns of a step's outputs for the documents of one part."""
     stems = [work / step / f"{number:05d}" for number in range(partitions)]
     return read_range(stems, "document", names, base, base + PART_ROWS)
-
-
-def write_part_arrays(stem: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A part's small arrays in one file."""
-    write_arrays(Path(f"{stem}.npz"), arrays)

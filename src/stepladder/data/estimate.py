@@ -31,7 +31,9 @@ def estimate(sources: Sequence[str], options: CorpusOptions) -> dict[str, Any]:
     rules: dict[str, Any] = {}
     started = time.process_time()
     documents = num_bytes = 0
-    reader = Reader(text_column=options.reading.text_column, piece_bytes=1 << 20)
+    reader = Reader(
+        text_column=options.reading.text_column, columns=dict(options.reading.columns), piece_bytes=1 << 20
+    )
     for batch in reader.batches(chosen):
         frame, _ = scrub(batch, asdict(options.cleaning))
         kept = frame.filter(frame["rule"].is_null())

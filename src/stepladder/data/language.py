@@ -2,7 +2,7 @@
 
 The model is py3langid's (naive Bayes over the byte sequences that an automaton finds). Its automaton is
 walked here for all documents of a batch at once, a byte at a time, where py3langid walks it for one document
-after the other in Python: the same labels at eight times the speed (`python bench/data/language.py`).
+after the other in Python: the same labels at several times the speed (`python bench/data/language.py`).
 """
 
 import functools

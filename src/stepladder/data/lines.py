@@ -22,12 +22,11 @@ from stepladder.data.files import (
     write_arrays,
     write_sorted,
 )
-from stepladder.data.labels import base_of, ids_of, part_name
+from stepladder.data.labels import NOBODY, base_of, ids_of, part_name
 
 # What the steps after reading decide about a document, in the order of the pipeline.
 STAYS, EXACT, NEAR, ONLY_BOILERPLATE, OVERLAP = range(5)
 LATE_RULES = ("", "exact_duplicate", "near_duplicate", "only_boilerplate", "heldout_overlap")
-_NOBODY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 def lines_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def lines_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     own = read_arrays(work / "read" / f"{name}.npz")
     ids = np.uint64(base) + own["rows"].astype(np.uint64)
     verdict = np.zeros(len(ids), dtype=np.uint8)
-    like = np.full(len(ids), _NOBODY)
+    like = np.full(len(ids), NOBODY, dtype=np.uint64)
     for code, step, partitions in ((EXACT, "exact", "exact"), (NEAR, "leaders", "partitions")):
         document, keeper = of_part(work, step, arguments[partitions], base, ("document", "keeper"))
         places = np.searchsorted(ids, document)

@@ -42,7 +42,7 @@ LARGEST_FALSE_SHARE = _BUCKET_KEYS / (1 << _REST_BITS)
 _INDEX_FILE = "index.json"
 _FORMAT = 1
 _BLANK = 32
-_BASE = 0xD1342543DE82EF95  # odd, so that it has an inverse modulo 2^64
+BASE = 0xD1342543DE82EF95  # odd, so that it has an inverse modulo 2^64
 # Han, kana, Thai, Lao, Khmer, Burmese: their words are not told apart by blanks.
 _WITHOUT_BLANKS = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 # Characters from here on (rare ideographs, private use) are letters that have no case.
@@ -79,7 +79,7 @@ class Words:
         begin = self.start[first]
         total = self.sums[self.end[first + (n - 1)]]
         total -= self.sums[begin]
-        total *= _powers(len(self.sums))[1][begin]
+        total *= powers(len(self.sums))[1][begin]
         return mixed(total)
 
 
@@ -121,7 +121,7 @@ def _words(text: Any) -> Words:
     document = np.repeat(np.arange(len(text), dtype=np.int32), count)
     sums = np.zeros(len(plain) + 1, dtype=np.uint64)
     values = _points()[plain]
-    values *= _powers(len(plain))[0][: len(plain)]
+    values *= powers(len(plain))[0][: len(plain)]
     np.cumsum(values, out=sums[1:])
     place = np.arange(len(document)) - np.repeat(first[:-1], count)
     return Words(documents=len(text), document=document, place=place, start=start, end=end, sums=sums)
@@ -167,8 +167,8 @@ def _points() -> np.ndarray:
     return mixed(np.arange(1, 257, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
-def _powers(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The base to the power of each place, and its inverse modulo 2^64; at least `size + 1` of both."""
+def powers(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`BASE` to the power of each place, and its inverse modulo 2^64; at least `size + 1` of both."""
     return _power_tables(max(size, _TOGETHER_BYTES).bit_length())
 
 
@@ -179,7 +179,7 @@ def _power_tables(bits: int) -> tuple[np.ndarray, np.ndarray]:
         steps[0] = 1
         return np.multiply.accumulate(steps)
 
-    return table(_BASE), table(pow(_BASE, -1, 1 << 64))
+    return table(BASE), table(pow(BASE, -1, 1 << 64))
 
 
 def write_part(path: Path, text: Any) -> dict[str, int]:

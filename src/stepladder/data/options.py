@@ -75,8 +75,8 @@ class CorpusOptions:
 
     `held_out` is a share of the bytes, or a path (or source name) whose text is held out. `max_bytes` caps
     the input by a seeded sample of whole files (0: no cap). `workers` is the number of processes (0: one a
-    core) and `executor` where they run ("local", "ray", "ray://host:port"); neither changes the result.
-    `vocab_size` 0 leaves the size to a measurement, for a model of `for_params` parameters.
+    core), which does not change the result. `vocab_size` 0 leaves the size to a measurement, for a model of
+    `for_params` parameters.
     """
 
     vocab_size: int = 4096
@@ -85,7 +85,6 @@ class CorpusOptions:
     seed: int = 0
     max_bytes: int = 0
     workers: int = 0
-    executor: str = "local"
     reading: Reading = field(default_factory=Reading)
     cleaning: Cleaning = field(default_factory=Cleaning)
     dedup: Dedup = field(default_factory=Dedup)
@@ -111,9 +110,9 @@ class CorpusOptions:
             raise DataError("options of the corpus are out of range", got="; ".join(wrong))
 
     def identity(self) -> dict[str, Any]:
-        """The options that change the result: not where and on how many processes, nor a held-out path."""
+        """The options that change the result: all but the number of workers and the path of the held-out."""
         fields = asdict(self)
-        del fields["workers"], fields["executor"]
+        del fields["workers"]
         # What evaluation files say counts, not where they lie: see `prepare.py`.
         del fields["cleaning"]["evaluation_sets"]
         if isinstance(self.held_out, str):

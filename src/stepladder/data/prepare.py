@@ -19,7 +19,6 @@ import numpy as np
 from stepladder.data.audit import make_audit, quarantine_of
 from stepladder.data.card import data_card
 from stepladder.data.chain import Job, cut_boilerplate, find_copies, hold_out, read_files, sample_texts
-from stepladder.data.cluster import executor
 from stepladder.data.croissant import CROISSANT_FILE, corpus_files, croissant
 from stepladder.data.files import read_arrays, write_packed
 from stepladder.data.finish import SPLITS
@@ -31,6 +30,7 @@ from stepladder.data.sources import SourceFile, list_files, sample_files, source
 from stepladder.data.tally import add_up
 from stepladder.data.tokenizer import END_ID, TOKENIZER_FILE, check_equal, load_tokenizer, train_tokenizer
 from stepladder.data.vocabulary import cut_tokenizer, measure_vocabulary, sample_quota
+from stepladder.data.worker import Executor, LocalPool
 from stepladder.errors import DataError, MissingExtraError
 from stepladder.progress import Progress
 from stepladder.records import Corpus, Split, from_json, to_json
@@ -56,11 +56,13 @@ def prepare_corpus(
     *,
     quiet: bool = False,
     choose: ChooseVocabulary | None = None,
+    executor: Callable[[int], Executor] = LocalPool,
 ) -> Corpus:
     """Prepare `sources` into the folder `out`; what a finished or interrupted run left there is reused.
 
     `choose` gets bytes per token by size of the vocabulary and gives JSON values with `vocab_size`; it is
-    asked where the options leave the size open (0).
+    asked where the options leave the size open (0). `executor` gets a number of processes and gives where the
+    tasks run; it does not change the result.
 
     Raises:
         DataError: a source does not exist, or nothing is left to train on or to hold out.
@@ -75,8 +77,7 @@ def prepare_corpus(
     )
     if artefact.is_done:
         return from_json(Corpus, read_json(out / CORPUS_FILE))
-    workers = options.processes(sum(file.num_bytes for file in files))
-    with executor(options.executor, workers) as pool:
+    with executor(options.processes(sum(file.num_bytes for file in files))) as pool:
         job = Job(work=out / ".work", options=options, executor=pool, quiet=quiet)
         clock.resume(job.work / "clock.json")
         quarantined = _read(job, out, files)

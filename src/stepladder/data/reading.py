@@ -6,10 +6,9 @@ size of the file that they came from. Every later task works on one part or on o
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from stepladder.data.pii import drop_mask, merge_counts, pii_counts, replace_pii
 from stepladder.data.read import BATCH_DOCUMENTS, Quarantined, Reader
 from stepladder.data.sources import SourceFile
 from stepladder.data.tally import EXAMPLES
+from stepladder.store import writing
 
 PART_BYTES = 4_000_000
 _EXAMPLE_CHARS, _REASONS = 160, 200
@@ -30,36 +30,36 @@ def read_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Files → parts on disk; the result lists the parts and how much was quarantined."""
     folder, task = Path(arguments["folder"]) / "read", arguments["index"]
     reading, cleaning = arguments["reading"], arguments["cleaning"]
-    rejected = _Rejected(folder / f"{task:05d}.quarantine.jsonl")
-    reader = Reader(
-        text_column=reading["text_column"],
-        piece_bytes=arguments["piece_bytes"],
-        columns=dict(reading["columns"]),
-        on_quarantine=rejected.add,
-    )
     files = [SourceFile(**file) for file in arguments["files"]]
     parts = []
-    for number, frames in enumerate(_grouped(reader.batches(files))):
-        cleaned, found = zip(*(scrub(frame, cleaning) for frame in frames), strict=True)
-        part = _write_part(folder, task, number, list(cleaned))
-        parts.append({**part, "pii": merge_counts(found)})
-    return {"parts": parts, "quarantined": rejected.close()}
+    with writing(folder / f"{task:05d}.quarantine.jsonl") as stream:
+        rejected = _Rejected(stream)
+        reader = Reader(
+            text_column=reading["text_column"],
+            piece_bytes=arguments["piece_bytes"],
+            columns=dict(reading["columns"]),
+            on_quarantine=rejected.add,
+        )
+        for number, frames in enumerate(_grouped(reader.batches(files))):
+            cleaned, found = zip(*(scrub(frame, cleaning) for frame in frames), strict=True)
+            part = _write_part(folder, task, number, list(cleaned))
+            parts.append({**part, "pii": merge_counts(found)})
+    return {"parts": parts, "quarantined": rejected.told}
 
 
 class _Rejected:
     """Entries of the quarantine, written as they come; what is held of them does not grow."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._draft = path, path.with_name(path.name + ".draft")
-        self._draft.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = self._draft.open("w", encoding="utf-8", errors="backslashreplace")
-        self._told: dict[str, Any] = {"documents": 0, "num_bytes": 0, "reasons": {}, "examples": []}
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.told: dict[str, Any] = {"documents": 0, "num_bytes": 0, "reasons": {}, "examples": []}
 
     def add(self, entry: Quarantined) -> None:
         """Write one entry and count it."""
         fields = dataclasses.asdict(entry)
-        self._stream.write(json.dumps(fields, ensure_ascii=False) + "\n")
-        told, reasons = self._told, self._told["reasons"]
+        line = json.dumps(fields, ensure_ascii=False) + "\n"
+        self._stream.write(line.encode("utf-8", errors="backslashreplace"))
+        told, reasons = self.told, self.told["reasons"]
         told["documents"] += 1
         told["num_bytes"] += entry.num_bytes
         reason = entry.reason.split(" at offset")[0].split(": byte")[0]
@@ -67,12 +67,6 @@ class _Rejected:
             reasons[reason] = reasons.get(reason, 0) + 1
         if len(told["examples"]) < EXAMPLES:
             told["examples"].append({name: fields[name] for name in ("source", "place", "reason")})
-
-    def close(self) -> dict[str, Any]:
-        """Finish the file; documents, num_bytes, how often each reason, and examples."""
-        self._stream.close()
-        os.replace(self._draft, self._path)
-        return self._told
 
 
 def scrub(frame: Any, cleaning: Mapping[str, Any]) -> tuple[Any, dict[str, dict[str, int]]]:

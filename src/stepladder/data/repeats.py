@@ -5,14 +5,12 @@ frequent, the first of equals; a repeated n-gram is counted from its second time
 behind it. Only documents close to a limit are walked through one n-gram after another.
 """
 
-import functools
-
 import numpy as np
 
+from stepladder.data.ngrams import powers
 from stepladder.data.words import Words
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-_BASE = 0xD1342543DE82EF95  # odd, so that it has an inverse modulo 2^64
 _POSITIONS = 40
 # Keys that fall alone into one of this many buckets (2 to this power) repeat nothing and are not sorted.
 _BUCKET_BITS = 18
@@ -126,29 +124,14 @@ def _mixed(keys: np.ndarray, document: np.ndarray | None) -> np.ndarray:
 
 
 def _segments(sums: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    return (sums[end] - sums[begin]) * _powers(len(sums))[1][begin]
+    return (sums[end] - sums[begin]) * powers(len(sums))[1][begin]
 
 
 def prefix_sums(points: np.ndarray) -> np.ndarray:
     """Sums of (mixed code point * base^place) modulo 2^64 before each place."""
     values = (points.astype(np.uint64) + np.uint64(0x51ED27)) * _ODD
     values ^= values >> np.uint64(29)
-    values *= _powers(len(points))[0][: len(points)]
+    values *= powers(len(points))[0][: len(points)]
     out = np.zeros(len(points) + 1, dtype=np.uint64)
     np.cumsum(values, out=out[1:])
     return out
-
-
-def _powers(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The base to the power of each place, and its inverse modulo 2^64; at least `size + 1` of both."""
-    return _power_tables(max(size, 1 << 18).bit_length())
-
-
-@functools.lru_cache(maxsize=1)
-def _power_tables(bits: int) -> tuple[np.ndarray, np.ndarray]:
-    def table(base: int) -> np.ndarray:
-        steps = np.full(1 << bits, base, dtype=np.uint64)
-        steps[0] = 1
-        return np.multiply.accumulate(steps)
-
-    return table(_BASE), table(pow(_BASE, -1, 1 << 64))

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.labels import mixed
+from stepladder.data.labels import NOBODY, mixed
 
 EXAMPLES = 3
 # Histogram of sizes: eight bins for each doubling, so a quantile is right within 9 %.
 BINS_PER_DOUBLING = 8
-NOBODY = 0xFFFFFFFFFFFFFFFF
 _COLUMNS = {"sources": "source", "domains": "domain", "languages": "language", "licences": "licence"}
 
 

@@ -70,16 +70,6 @@ class Executor(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def run_tasks(step: str, tasks: Sequence[Mapping[str, Any]], workers: int, on_done: OnDone) -> list[Any]:
-    """Results of `step` for each of `tasks`; `on_done` is called with (index, result) as they come.
-
-    Raises:
-        StepladderError: the first error of a task; a task that kills its process three times is a DataError.
-    """
-    with LocalPool(workers) as pool:
-        return pool.run(step, tasks, on_done)
-
-
 class LocalPool:
     """At most `workers` processes, started when tasks need them and kept for the next step.
 

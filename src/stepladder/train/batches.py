@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
+from stepladder.data.labels import mixed
 from stepladder.errors import TrainError
 
 _ROUNDS = 4
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class Tokens(Protocol):
@@ -60,11 +60,42 @@ class SampleOrder:
     def _feistel(self, values: np.ndarray, keys: np.ndarray) -> np.ndarray:
         left, right = values >> self._half, values & self._mask
         for key in keys:
-            left, right = right, left ^ (_mix(right + key) & self._mask)
+            left, right = right, left ^ (mixed(right + key) & self._mask)
         return (left << self._half) | right
 
 
-class BatchSource:
+class RankBatches:
+    """This rank's share of global batches. `consumed` counts the samples of all ranks and is the whole state.
+
+    `batch_sequences` counts all ranks; micro-batches have `micro_sequences` (0: as many as the rank has).
+    """
+
+    def __init__(self, batch_sequences: int, ranks: tuple[int, int], micro_sequences: int) -> None:
+        self.rank, self.world = ranks
+        if batch_sequences < self.world or batch_sequences % self.world:
+            raise TrainError(
+                "the batch cannot be shared equally between the processes",
+                got=f"{batch_sequences} sequences, {self.world} processes",
+                allowed=f"a multiple of {self.world} sequences",
+                next_command="set [override] batch_tokens in stepladder.toml",
+            )
+        self.batch_sequences = batch_sequences
+        local = batch_sequences // self.world
+        self.micro_sequences = min(micro_sequences or local, local)
+        self.consumed = 0
+
+    def advance(self) -> np.ndarray:
+        """Global sample indices of this rank in the next global batch, which counts as consumed."""
+        places = np.arange(self.consumed + self.rank, self.consumed + self.batch_sequences, self.world)
+        self.consumed += self.batch_sequences
+        return places
+
+    def micro_batches(self, count: int) -> list[slice]:
+        """The micro-batches of `count` samples."""
+        return [slice(at, at + self.micro_sequences) for at in range(0, count, self.micro_sequences)]
+
+
+class BatchSource(RankBatches):
     """Windows of context + 1 tokens; consecutive windows share one token, so each token is predicted once.
 
     `batch_sequences` counts all ranks. `next` advances `consumed` by it, whatever this rank's share is.
@@ -79,29 +110,14 @@ class BatchSource:
         ranks: tuple[int, int] = (0, 1),
         micro_sequences: int = 0,
     ) -> None:
-        self.rank, self.world = ranks
-        if batch_sequences < self.world or batch_sequences % self.world:
-            raise TrainError(
-                "the batch cannot be shared equally between the processes",
-                got=f"{batch_sequences} sequences, {self.world} processes",
-                allowed=f"a multiple of {self.world} sequences",
-                next_command="set [override] batch_tokens in stepladder.toml",
-            )
+        super().__init__(batch_sequences, ranks, micro_sequences)
         self._tokens, self.context_tokens = split.tokens, context_tokens
-        self.batch_sequences = batch_sequences
-        local = batch_sequences // self.world
-        self.micro_sequences = min(micro_sequences or local, local)
         self.order = SampleOrder((len(self._tokens) - 1) // context_tokens, seed)
-        self.consumed = 0
 
     def next(self) -> list[np.ndarray]:
         """This rank's micro-batches of the next global batch, each (sequences, context + 1) int64."""
-        samples = np.arange(self.consumed + self.rank, self.consumed + self.batch_sequences, self.world)
-        windows = self.read(self.order.windows(samples))
-        self.consumed += self.batch_sequences
-        return [
-            windows[at : at + self.micro_sequences] for at in range(0, len(windows), self.micro_sequences)
-        ]
+        windows = self.read(self.order.windows(self.advance()))
+        return [windows[part] for part in self.micro_batches(len(windows))]
 
     def read(self, windows: np.ndarray) -> np.ndarray:
         """The tokens of windows by number."""
@@ -125,10 +141,3 @@ def even_windows(num_tokens: int, context_tokens: int, wanted_tokens: int) -> np
         )
     count = min(available, max(wanted_tokens // context_tokens, 1))
     return np.arange(count) * available // count
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every input bit changes every output bit."""
-    values = (values ^ (values >> np.uint64(30))) * _MIX[0]
-    values = (values ^ (values >> np.uint64(27))) * _MIX[1]
-    return values ^ (values >> np.uint64(31))

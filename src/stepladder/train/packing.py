@@ -23,7 +23,7 @@ import numpy as np
 
 from stepladder.errors import TrainError
 from stepladder.store import fingerprint, write_bytes
-from stepladder.train.batches import SampleOrder
+from stepladder.train.batches import RankBatches, SampleOrder
 from stepladder.train.bestfit import best_fit
 from stepladder.train.mixture import Mixture
 from stepladder.train.pieces import PieceReader
@@ -286,7 +286,7 @@ def _chain(
     return np.stack([document[left], offset[left], size[left], number[bins[left]]]), chained
 
 
-class PackedSource:
+class PackedSource(RankBatches):
     """Packed samples in a mixed order: `consumed` counts the samples of all ranks and is the whole state.
 
     Sample i is from the source that the mixture says, the next of that source's own epoch order.
@@ -303,19 +303,9 @@ class PackedSource:
         mixture: Mixture | None = None,
     ) -> None:
         """`batch_sequences` counts all ranks. Set `dtype` for other tokens than int64, as the split's own."""
-        self.rank, self.world = ranks
-        if batch_sequences < self.world or batch_sequences % self.world:
-            raise TrainError(
-                "the batch cannot be shared equally between the processes",
-                got=f"{batch_sequences} sequences, {self.world} processes",
-                allowed=f"a multiple of {self.world} sequences",
-                next_command="set [override] batch_tokens in stepladder.toml",
-            )
+        super().__init__(batch_sequences, ranks, micro_sequences)
         self.packing, self.context_tokens = packing, packing.context_tokens
         self._pieces = PieceReader(split.tokens)
-        self.batch_sequences = batch_sequences
-        local = batch_sequences // self.world
-        self.micro_sequences = min(micro_sequences or local, local)
         samples = packing.samples_per_source()
         self.mixture = mixture or Mixture(packing.source_names, samples, [Fraction(n) for n in samples])
         assert self.mixture.samples.tolist() == samples, "the mixture was made for another packing"
@@ -324,17 +314,11 @@ class PackedSource:
             for number, count in enumerate(samples)
         ]
         self.dtype: np.dtype[Any] = np.dtype(np.int64)
-        self.consumed = 0
 
     def next(self) -> list[Packed]:
         """This rank's micro-batches of the next global batch."""
-        mine = np.arange(self.consumed + self.rank, self.consumed + self.batch_sequences, self.world)
-        samples = self.samples(mine)
-        self.consumed += self.batch_sequences
-        return [
-            self.read(samples[at : at + self.micro_sequences])
-            for at in range(0, len(samples), self.micro_sequences)
-        ]
+        samples = self.samples(self.advance())
+        return [self.read(samples[part]) for part in self.micro_batches(len(samples))]
 
     def samples(self, places: np.ndarray) -> np.ndarray:
         """Sample numbers of the packing at global sample indices."""

@@ -58,7 +58,6 @@ def data(
         dedup=Dedup(jaccard=dedup_jaccard),
         max_bytes=max_bytes,
         workers=workers,
-        executor=executor,
         reading=Reading(text_column=text_column, columns=_pairs(column)),
         cleaning=Cleaning(
             languages=language, quality=quality, rules_on=rules_on, rules_off=rules_off, pii=pii
@@ -66,15 +65,17 @@ def data(
     )
     if dry_run:
         return _dry_run(sources, options, as_json=json_)
-    return _prepare(sources, out, options, as_json=json_)
+    return _prepare(sources, out, options, executor, as_json=json_)
 
 
-def _prepare(sources: tuple[str, ...], out: Path, options: Any, *, as_json: bool) -> int:
+def _prepare(sources: tuple[str, ...], out: Path, options: Any, where: str, *, as_json: bool) -> int:
     from stepladder.data.prepare import AUDIT_FILE, prepare_corpus
+    from stepladder.launch.cluster import executor
     from stepladder.records import to_json
     from stepladder.store import read_json
 
-    corpus = prepare_corpus(sources, out, options, choose=partial(_choose_vocabulary, options.for_params))
+    choose = partial(_choose_vocabulary, options.for_params)
+    corpus = prepare_corpus(sources, out, options, choose=choose, executor=partial(executor, where))
     if as_json:
         print(json.dumps({**to_json(corpus), "folder": str(out)}))
         return 0
@@ -100,10 +101,13 @@ def _size(word: str) -> int:
 
 def _choose_vocabulary(params: int, bytes_per_token: Mapping[int, float]) -> dict[str, Any]:
     from stepladder.laws.vocabulary import choose_vocabulary
+    from stepladder.models.count import count_params
     from stepladder.models.shape import shape_for_params
 
-    width = shape_for_params(params, vocab_size=8192, context_tokens=1024).width
-    return asdict(choose_vocabulary(bytes_per_token, nonembedding_params=params, width=width))
+    # Width and inner parameters hardly move with the size that is asked for here: any usual one will do.
+    shape = shape_for_params(params, vocab_size=8192, context_tokens=1024)
+    inner = count_params(shape).nonembed
+    return asdict(choose_vocabulary(bytes_per_token, nonembedding_params=inner, width=shape.width))
 
 
 def _require(sources: tuple[str, ...]) -> None:

@@ -11,18 +11,18 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stepladder.data.cluster import executor, installed, on_node, run_tasks_on_ray
 from stepladder.data.options import Cleaning, Reading
 from stepladder.data.sources import list_files
-from stepladder.data.worker import LocalPool, run_tasks
+from stepladder.data.worker import LocalPool
 from stepladder.errors import DataError, MissingExtraError, StoreError
+from stepladder.launch.cluster import RayPool, executor, installed, on_node
 
 READ = {
     "piece_bytes": 1 << 20,
@@ -39,6 +39,25 @@ with_ray = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+def run_tasks(
+    step: str, tasks: Sequence[Mapping[str, Any]], workers: int, on_done: Callable[[int, Any], None]
+) -> list[Any]:
+    """Results of one step."""
+    with LocalPool(workers) as pool:
+        return pool.run(step, tasks, on_done)
+
+
+def run_tasks_on_ray(
+    step: str,
+    tasks: Sequence[Mapping[str, Any]],
+    on_done: Callable[[int, Any], None],
+    address: str = "auto",
+) -> list[Any]:
+    """Results of one step on a cluster."""
+    with RayPool(address) as pool:
+        return pool.run(step, tasks, on_done)
 
 
 def read_tasks(files: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:

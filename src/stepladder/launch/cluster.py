@@ -60,27 +60,6 @@ def executor(name: str, workers: int) -> Executor:
     )
 
 
-def run_tasks_on_ray(
-    step: str,
-    tasks: Sequence[Mapping[str, Any]],
-    on_done: OnDone,
-    *,
-    address: str = "auto",
-    in_flight: int = 0,
-) -> list[Any]:
-    """Results of `step` for each of `tasks`; `on_done` is called with (index, result) as they come.
-
-    `address` is Ray's: "auto", "local", HOST:PORT or ray://HOST:PORT. At most `in_flight` tasks are handed to
-    Ray at a time (0: two a CPU).
-
-    Raises:
-        StepladderError: the first error of a task; one whose process or node is lost three times: DataError.
-        MissingExtraError: Ray is not installed.
-    """
-    with RayPool(address, in_flight=in_flight) as pool:
-        return pool.run(step, tasks, on_done)
-
-
 class RayPool:
     """A connection to a Ray cluster, kept from step to step. A connection that exists already is used."""
 
