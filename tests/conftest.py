@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepladder.data.shards import write_split
+from stepladder.data.tokens.shards import write_split
 from stepladder.records import Derived, Layout, Plan, Recipe, Shape, to_json
 
 VOCAB, CONTEXT = 64, 32

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stepladder.data.read import Reader
-from stepladder.data.sources import list_files
+from stepladder.data.sources.listing import list_files
+from stepladder.data.sources.read import Reader
 
 
 def main() -> None:

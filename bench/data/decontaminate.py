@@ -21,12 +21,18 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 import polars as pl
 
-from stepladder.data import ngrams
-from stepladder.data.clean import normalise
-from stepladder.data.decontaminate import INDEX_FOLDER, EvaluationIndex, check, contaminated, hits
-from stepladder.data.evaluation_sets import EvaluationSet
-from stepladder.data.read import Reader
-from stepladder.data.sources import list_files
+from stepladder.data.contamination import ngrams
+from stepladder.data.contamination.decontaminate import (
+    INDEX_FOLDER,
+    EvaluationIndex,
+    check,
+    contaminated,
+    hits,
+)
+from stepladder.data.contamination.evaluation_sets import EvaluationSet
+from stepladder.data.quality.clean import normalise
+from stepladder.data.sources.listing import list_files
+from stepladder.data.sources.read import Reader
 
 SHARES = (0.3, 0.5, 0.7, 0.8)
 CHANGED = (0.0, 0.05, 0.1, 0.2)

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from stepladder.data import language as ours
+from stepladder.data.quality import language as ours
 
 _MESSAGE = re.compile(r'^msgid ((?:"(?:[^"\\]|\\.)*"\s*)+)^msgstr ((?:"(?:[^"\\]|\\.)*"\s*)+)', re.MULTILINE)
 _PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{[^}]*\}|<[^>]*>|&\w+;")

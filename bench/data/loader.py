@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.shards import JoinedTokens
+from stepladder.data.tokens.shards import JoinedTokens
 from stepladder.train.batches import BatchSource
 from stepladder.train.packing import PackedSource, cut_share_of_windows, mask_of, pack
 

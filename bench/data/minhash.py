@@ -25,12 +25,12 @@ import polars as pl
 
 from stepladder.data import files as disk
 from stepladder.data.chain import Job, find_copies
-from stepladder.data.clusters import band_keys, joined_pairs, of_part
-from stepladder.data.dedup import exact_keys, sketches
+from stepladder.data.copies.clusters import band_keys, joined_pairs, of_part
+from stepladder.data.copies.dedup import exact_keys, sketches
 from stepladder.data.labels import base_of, labels, part_base
 from stepladder.data.options import CorpusOptions, Dedup
-from stepladder.data.read import Reader
-from stepladder.data.sources import list_files, sample_files
+from stepladder.data.sources.listing import list_files, sample_files
+from stepladder.data.sources.read import Reader
 from stepladder.data.worker import LocalPool
 
 PEER = r"""

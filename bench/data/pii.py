@@ -12,9 +12,9 @@ import time
 
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
-from stepladder.data.pii import drop_mask, merge_counts, pii_counts, replace_pii
-from stepladder.data.read import Reader
-from stepladder.data.sources import list_files
+from stepladder.data.privacy.pii import drop_mask, merge_counts, pii_counts, replace_pii
+from stepladder.data.sources.listing import list_files
+from stepladder.data.sources.read import Reader
 
 
 def main() -> None:

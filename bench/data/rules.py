@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "data"))
 import polars as pl
 from test_rules import own_verdicts, peer_filters, peer_verdicts, real_texts
 
-from stepladder.data.read import BATCH_DOCUMENTS
-from stepladder.data.rules import broken, chosen, verdicts
+from stepladder.data.quality.rules import broken, chosen, verdicts
+from stepladder.data.sources.read import BATCH_DOCUMENTS
 
 
 def main() -> int:

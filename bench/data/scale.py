@@ -38,7 +38,7 @@ _FILE_BYTES = 2_000_000
 
 def pack(source: str, folder: Path, num_bytes: int) -> None:
     """Documents of `source` as JSONL files of about 2 MB in `folder`, a quarter of them in `folder`/small."""
-    from stepladder.data.sources import list_files, sample_files
+    from stepladder.data.sources.listing import list_files, sample_files
 
     files = sample_files(list_files([source]), num_bytes, 0)
     small, lines, held, number = folder / "small", [], 0, 0

@@ -17,9 +17,9 @@ import time
 
 import numpy as np
 
-from stepladder.data.read import Reader
-from stepladder.data.sources import list_files
-from stepladder.data.tokenizer import END_ID, END_OF_TEXT, Tokenizer, train_tokenizer
+from stepladder.data.sources.listing import list_files
+from stepladder.data.sources.read import Reader
+from stepladder.data.tokens.tokenizer import END_ID, END_OF_TEXT, Tokenizer, train_tokenizer
 
 _TRAINED_BYTES = 10_000_000
 _ODD = 1_000_000

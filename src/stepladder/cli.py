@@ -64,6 +64,8 @@ _VERBS: tuple[tuple[str, dict[str, str]], ...] = (
         },
     ),
 )
+# Verbs with commands below them: an `App` of their own, named `app`.
+_HAVE_COMMANDS = ("data",)
 
 
 def build_app() -> App:
@@ -78,7 +80,8 @@ def build_app() -> App:
     for order, (title, verbs) in enumerate(_VERBS):
         group = Group(title, sort_key=order)
         for step, (verb, text) in enumerate(verbs.items()):
-            target = f"stepladder.verbs.{verb}:{verb}"
+            name = "app" if verb in _HAVE_COMMANDS else verb
+            target = f"stepladder.verbs.{verb}:{name}"
             app.command(target, name=verb, help=text, group=group, sort_key=step)
     return app
 

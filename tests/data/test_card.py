@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stepladder.data.card import data_card
+from stepladder.data.card.datacard import data_card
+from stepladder.data.card.profile import describe, profile_batch
 from stepladder.data.options import Cleaning, CorpusOptions
-from stepladder.data.profile import describe, profile_batch
 from stepladder.records import Corpus
 
 _HEADINGS = (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data.clean import clean, normalise
+from stepladder.data.quality.clean import clean, normalise
 
 ENGLISH = (
     "The committee met on a cold morning to discuss the plan for the bridge, and most of its members spoke "

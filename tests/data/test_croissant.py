@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stepladder.data.croissant import corpus_files, croissant
+from stepladder.data.card.croissant import corpus_files, croissant
 from stepladder.data.options import CorpusOptions
 from stepladder.errors import DataError
 from stepladder.records import Corpus

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data import ngrams
-from stepladder.data.decontaminate import (
+from stepladder.data.contamination import ngrams
+from stepladder.data.contamination.decontaminate import (
     INDEX_FOLDER,
     SHORT_DOCUMENT_WORDS,
     TEMPLATE_EXAMPLES,
@@ -27,8 +27,8 @@ from stepladder.data.decontaminate import (
     summary,
     tally,
 )
-from stepladder.data.evaluation_sets import EvaluationSet, read_evaluation
-from stepladder.data.ngrams import (
+from stepladder.data.contamination.evaluation_sets import EvaluationSet, read_evaluation
+from stepladder.data.contamination.ngrams import (
     LARGEST_FALSE_SHARE,
     NGRAM,
     STEP,

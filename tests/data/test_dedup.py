@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data import chain, lines
+from stepladder.data import chain
 from stepladder.data.chain import Job, cut_boilerplate, find_copies, read_files
-from stepladder.data.clusters import star
-from stepladder.data.dedup import BOILERPLATE_REPEATS, Lines, long_lines, sketches, without_lines
+from stepladder.data.copies import lines
+from stepladder.data.copies.clusters import star
+from stepladder.data.copies.dedup import BOILERPLATE_REPEATS, Lines, long_lines, sketches, without_lines
+from stepladder.data.copies.lines import boilerplate
 from stepladder.data.files import read_arrays, read_frame
-from stepladder.data.lines import boilerplate
 from stepladder.data.options import Cleaning, CorpusOptions
-from stepladder.data.sources import SourceFile
+from stepladder.data.sources.listing import SourceFile
 from stepladder.data.worker import LocalPool
 
 MakeText = Callable[[int, int], str]

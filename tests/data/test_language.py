@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from stepladder.data.language import LANGUAGE_LETTERS, classify, has_letters, languages
+from stepladder.data.quality.language import LANGUAGE_LETTERS, classify, has_letters, languages
 
 SENTENCES = {
     "en": "The committee will meet again next week to discuss the results of the survey with all members.",

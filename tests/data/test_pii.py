@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data.pii import (
+from stepladder.data.privacy.codes import has_iban_check, passes_luhn
+from stepladder.data.privacy.pii import (
     IPV6_PLACEHOLDER,
     KINDS,
     PLACEHOLDERS,
@@ -23,7 +24,6 @@ from stepladder.data.pii import (
     pii_counts,
     replace_pii,
 )
-from stepladder.data.pii_codes import has_iban_check, passes_luhn
 from stepladder.errors import DataError
 
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from stepladder.data import prepare, steps
 from stepladder.data.options import CorpusOptions, Dedup
 from stepladder.data.prepare import load_corpus, prepare_corpus
-from stepladder.data.shards import open_split
-from stepladder.data.streams import open_packed
-from stepladder.data.tokenizer import load_tokenizer
+from stepladder.data.sources.streams import open_packed
+from stepladder.data.tokens.shards import open_split
+from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.errors import DataError, FingerprintError, StepladderError
 from stepladder.records import Corpus
 

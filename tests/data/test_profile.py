@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stepladder.data import sketches
-from stepladder.data.mentions import GROUPS, group_names
-from stepladder.data.profile import describe, merge_profiles, one_in, profile_batch
+from stepladder.data.card import sketches
+from stepladder.data.card.mentions import GROUPS, group_names
+from stepladder.data.card.profile import describe, merge_profiles, one_in, profile_batch
 
 _COLUMNS = ("text", "file", "source", "domain", "licence", "language", "date")
 # A listed word, not in clear here either.

@@ -16,11 +16,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data import jsonl
-from stepladder.data.clean import clean
-from stepladder.data.read import Reader
-from stepladder.data.sources import list_files
-from stepladder.data.text import docstrings
+from stepladder.data.quality.clean import clean
+from stepladder.data.sources import jsonl
+from stepladder.data.sources.listing import list_files
+from stepladder.data.sources.read import Reader
+from stepladder.data.sources.text import docstrings
 from stepladder.errors import DataError
 
 

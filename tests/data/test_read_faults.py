@@ -21,10 +21,10 @@ import pyarrow as pa
 import pytest
 import zstandard
 
-from stepladder.data import jsonl
-from stepladder.data.clean import clean
-from stepladder.data.read import Quarantined, Reader
-from stepladder.data.sources import list_files, with_digests
+from stepladder.data.quality.clean import clean
+from stepladder.data.sources import jsonl
+from stepladder.data.sources.listing import list_files, with_digests
+from stepladder.data.sources.read import Quarantined, Reader
 from stepladder.errors import DataError
 
 MIB = 1 << 20
@@ -229,8 +229,8 @@ def test_a_gigabyte_in_one_line_leaves_memory_flat(tmp_path: Path) -> None:
     code = """
         import resource, sys
         import polars, zstandard
-        from stepladder.data.read import Reader
-        from stepladder.data.sources import list_files
+        from stepladder.data.sources.read import Reader
+        from stepladder.data.sources.listing import list_files
         peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         before, reader = peak(), Reader()
         texts = [text for frame in reader.batches(list_files(sys.argv[1:])) for text in frame["text"]]

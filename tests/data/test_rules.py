@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data.audit import RULES
-from stepladder.data.clean import clean, normalise
-from stepladder.data.measures import count_sentences
-from stepladder.data.read import Reader
-from stepladder.data.rules import SETS, broken, chosen, rules, verdicts
-from stepladder.data.sources import list_files
-from stepladder.data.words import split_words
+from stepladder.data.card.audit import RULES
+from stepladder.data.quality.clean import clean, normalise
+from stepladder.data.quality.measures import count_sentences
+from stepladder.data.quality.rules import SETS, broken, chosen, rules, verdicts
+from stepladder.data.quality.words import split_words
+from stepladder.data.sources.listing import list_files
+from stepladder.data.sources.read import Reader
 from stepladder.errors import DataError
 
 GOPHER_OFF = dict.fromkeys(
@@ -310,5 +310,5 @@ def test_verdicts_do_not_depend_on_the_batch() -> None:
 def test_of_a_very_long_text_the_beginning_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "A line of words that is not like any of the others.\n" + "Again and again.\n" * 100
     assert verdicts(frame_of(text))["gopher_repeated_lines"].to_list() == [True]
-    monkeypatch.setattr("stepladder.data.rules.LONGEST_CHARS", 70)
+    monkeypatch.setattr("stepladder.data.quality.rules.LONGEST_CHARS", 70)
     assert verdicts(frame_of(text))["gopher_repeated_lines"].to_list() == [False]

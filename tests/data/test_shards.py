@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data.shards import JoinedTokens, open_split, token_dtype, write_split
+from stepladder.data.tokens.shards import JoinedTokens, open_split, token_dtype, write_split
 from stepladder.errors import DataError
 from stepladder.store import write_bytes, write_json
 

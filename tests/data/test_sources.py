@@ -20,9 +20,9 @@ import polars as pl
 import pytest
 import zstandard
 
-from stepladder.data.licences import guess, metadata_licence
-from stepladder.data.read import Reader
-from stepladder.data.sources import classify, list_files, sample_files, source_name, with_digests
+from stepladder.data.sources.licences import guess, metadata_licence
+from stepladder.data.sources.listing import classify, list_files, sample_files, source_name, with_digests
+from stepladder.data.sources.read import Reader
 from stepladder.errors import DataError, MissingExtraError
 
 
@@ -332,7 +332,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(
 ) -> None:
     address, folder, handler = web
     handler.ranges = ranges
-    monkeypatch.setattr("stepladder.data.remote._PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("stepladder.data.sources.remote._PAUSES", (0.01, 0.01, 0.01))
     lines = b"".join(
         b'{"text": "%d %s"}\n' % (number, os.urandom(500).hex().encode()) for number in range(3000)
     )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stepladder.data.tally import EXAMPLES, add_up, quantiles, tally
+from stepladder.data.card.tally import EXAMPLES, add_up, quantiles, tally
 
 
 def part(base: int, sizes: list[int], rules: list[str | None], late: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data.tokenizer import (
+from stepladder.data.tokens.tokenizer import (
     END_ID,
     END_OF_TEXT,
     Tokenizer,
@@ -137,7 +137,7 @@ def test_the_file_is_what_hugging_face_reads(tokenizer: Tokenizer, tmp_path: Pat
 def test_training_gives_the_same_bytes_with_any_number_of_threads(tmp_path: Path) -> None:
     script = (
         "import json, subprocess, sys\nfrom pathlib import Path\n"
-        "from stepladder.data.tokenizer import train_tokenizer\n"
+        "from stepladder.data.tokens.tokenizer import train_tokenizer\n"
         "texts = [Path(m).read_text() for m in (json.__file__, subprocess.__file__)] * 3\n"
         "sys.stdout.write(train_tokenizer(texts, 600))"
     )

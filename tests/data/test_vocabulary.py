@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data.tokenizer import Tokenizer, train_tokenizer
-from stepladder.data.vocabulary import (
+from stepladder.data.tokens.tokenizer import Tokenizer, train_tokenizer
+from stepladder.data.tokens.vocabulary import (
     FLOOR_SHARE,
     VOCABULARY_SIZES,
     cut_tokenizer,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from stepladder.data.options import Cleaning, Reading
-from stepladder.data.sources import list_files
+from stepladder.data.sources.listing import list_files
 from stepladder.data.steps import run_step
 from stepladder.data.worker import LocalPool, outcome
 from stepladder.errors import DataError, FingerprintError, MissingExtraError, StepladderError, StoreError

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from stepladder.data.shards import open_split, write_split  # noqa: E402
-from stepladder.data.tokenizer import load_tokenizer, train_tokenizer  # noqa: E402
+from stepladder.data.tokens.shards import open_split, write_split  # noqa: E402
+from stepladder.data.tokens.tokenizer import load_tokenizer, train_tokenizer  # noqa: E402
 from stepladder.errors import DataError, ExportError  # noqa: E402
 from stepladder.eval.generate import complete_text, generate  # noqa: E402
 from stepladder.eval.perplexity import evaluate_corpus, evaluate_text, rolling_losses  # noqa: E402

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from stepladder.data.options import Cleaning, Reading
-from stepladder.data.sources import list_files
+from stepladder.data.sources.listing import list_files
 from stepladder.data.worker import LocalPool
 from stepladder.errors import DataError, MissingExtraError, StoreError
 from stepladder.launch.cluster import RayPool, executor, installed, on_node

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepladder.data.shards import JoinedTokens
+from stepladder.data.tokens.shards import JoinedTokens
 from stepladder.errors import TrainError
 from stepladder.train.bestfit import best_fit
 from stepladder.train.mixture import mix

@@ -13,7 +13,7 @@ import numpy as np
 
 from stepladder.data.files import part_names, read_frame, write_array, write_parts
 from stepladder.data.options import CorpusOptions
-from stepladder.data.sources import SourceFile
+from stepladder.data.sources.listing import SourceFile
 from stepladder.data.split import OVERLAP_SHARE, choose_groups, wanted_bytes
 from stepladder.data.worker import Executor
 from stepladder.errors import DataError

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from stepladder.data.dedup import exact_keys, long_lines, sketches
+from stepladder.data.copies.dedup import exact_keys, long_lines, sketches
 from stepladder.data.options import CorpusOptions
 from stepladder.data.prepare import list_inputs
-from stepladder.data.read import Reader
 from stepladder.data.reading import scrub
-from stepladder.data.sources import sample_files
+from stepladder.data.sources.listing import sample_files
+from stepladder.data.sources.read import Reader
 
 _SAMPLE_SHARE, _SMALLEST_SAMPLE, _LARGEST_SAMPLE = 0.01, 2_000_000, 50_000_000
 # Measured on 2 cores: reading to sketches is 60 % of the CPU seconds, the rest is encoding and writing.

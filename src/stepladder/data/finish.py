@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.clusters import of_part
-from stepladder.data.dedup import without_lines
+from stepladder.data.card.profile import profile_batch
+from stepladder.data.card.tally import tally
+from stepladder.data.copies.clusters import of_part
+from stepladder.data.copies.dedup import without_lines
+from stepladder.data.copies.lines import LATE_RULES, ONLY_BOILERPLATE, OVERLAP, STAYS
 from stepladder.data.files import (
     read_arrays,
     read_frame,
@@ -19,10 +22,7 @@ from stepladder.data.files import (
     write_frame,
 )
 from stepladder.data.labels import base_of, mixed
-from stepladder.data.lines import LATE_RULES, ONLY_BOILERPLATE, OVERLAP, STAYS
-from stepladder.data.profile import profile_batch
-from stepladder.data.tally import tally
-from stepladder.data.tokenizer import Tokenizer, load_tokenizer
+from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from stepladder.store import write_bytes, write_json
 
 SPLITS = ("train", "heldout")

@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from stepladder.data.dedup import BAND_ROWS, BANDS, SKETCH_VALUES
+from stepladder.data.copies.dedup import BAND_ROWS, BANDS, SKETCH_VALUES
 from stepladder.errors import DataError, did_you_mean
 
 # 256 bytes and end-of-text must fit, with room for some merges.

@@ -16,20 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.audit import make_audit, quarantine_of
-from stepladder.data.card import data_card
+from stepladder.data.card.audit import make_audit, quarantine_of
+from stepladder.data.card.croissant import CROISSANT_FILE, corpus_files, croissant
+from stepladder.data.card.datacard import data_card
+from stepladder.data.card.profile import describe, merge_profiles, one_in
+from stepladder.data.card.tally import add_up
 from stepladder.data.chain import Job, cut_boilerplate, find_copies, hold_out, read_files, sample_texts
-from stepladder.data.croissant import CROISSANT_FILE, corpus_files, croissant
 from stepladder.data.files import read_arrays, write_packed
 from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
-from stepladder.data.pii import merge_counts
-from stepladder.data.profile import describe, merge_profiles, one_in
-from stepladder.data.shards import INDEX_FILE, token_dtype, write_split
-from stepladder.data.sources import SourceFile, list_files, sample_files, source_name, with_digests
-from stepladder.data.tally import add_up
-from stepladder.data.tokenizer import END_ID, TOKENIZER_FILE, check_equal, load_tokenizer, train_tokenizer
-from stepladder.data.vocabulary import cut_tokenizer, measure_vocabulary, sample_quota
+from stepladder.data.privacy.pii import merge_counts
+from stepladder.data.sources.listing import SourceFile, list_files, sample_files, source_name, with_digests
+from stepladder.data.tokens.shards import INDEX_FILE, token_dtype, write_split
+from stepladder.data.tokens.tokenizer import (
+    END_ID,
+    TOKENIZER_FILE,
+    check_equal,
+    load_tokenizer,
+    train_tokenizer,
+)
+from stepladder.data.tokens.vocabulary import cut_tokenizer, measure_vocabulary, sample_quota
 from stepladder.data.worker import Executor, LocalPool
 from stepladder.errors import DataError, MissingExtraError
 from stepladder.progress import Progress

@@ -12,14 +12,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from stepladder.data.clean import clean
-from stepladder.data.dedup import exact_keys, long_lines, sketches
+from stepladder.data.card.tally import EXAMPLES
+from stepladder.data.copies.dedup import exact_keys, long_lines, sketches
 from stepladder.data.files import write_array, write_arrays, write_frame, write_sorted
 from stepladder.data.labels import PART_ROWS, labels, part_base
-from stepladder.data.pii import drop_mask, merge_counts, pii_counts, replace_pii
-from stepladder.data.read import BATCH_DOCUMENTS, Quarantined, Reader
-from stepladder.data.sources import SourceFile
-from stepladder.data.tally import EXAMPLES
+from stepladder.data.privacy.pii import drop_mask, merge_counts, pii_counts, replace_pii
+from stepladder.data.quality.clean import clean
+from stepladder.data.sources.listing import SourceFile
+from stepladder.data.sources.read import BATCH_DOCUMENTS, Quarantined, Reader
 from stepladder.store import writing
 
 PART_BYTES = 4_000_000

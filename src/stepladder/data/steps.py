@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stepladder.data import clusters, finish, lines, reading
+from stepladder.data import finish, reading
+from stepladder.data.copies import clusters, lines
 from stepladder.store import read_json, write_json
 
 Step = Callable[[Mapping[str, Any]], dict[str, Any]]

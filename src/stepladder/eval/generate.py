@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from stepladder.data.tokenizer import load_tokenizer
+from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.export import find_tokenizer
 from stepladder.models.hf import load_folder
 from stepladder.models.transformer import Transformer

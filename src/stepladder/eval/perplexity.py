@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stepladder.data.shards import open_split
-from stepladder.data.tokenizer import load_tokenizer
+from stepladder.data.tokens.shards import open_split
+from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.errors import DataError, ExportError
 from stepladder.models.export import find_tokenizer
 from stepladder.models.hf import load_folder

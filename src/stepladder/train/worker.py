@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from stepladder.data.shards import open_split
+from stepladder.data.tokens.shards import open_split
 from stepladder.errors import StepladderError, StoreError, TrainError
 from stepladder.models.transformer import Attention, Transformer
 from stepladder.records import Plan, Run, Shape, from_json, to_json

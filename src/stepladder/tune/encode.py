@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stepladder.data.tokenizer import load_tokenizer
+from stepladder.data.tokens.tokenizer import load_tokenizer
 
 # A token spells at most this many characters of ordinary text; longer texts are cut before they are encoded.
 _CHARACTERS_PER_TOKEN = 32

@@ -7,9 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
+
+app = App(name="data", result_action="return_value")
 
 
+@app.default
 def data(
     *sources: Annotated[
         str,

@@ -37,8 +37,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from stepladder.data.pii_codes import cards, ibans, key_blocks, secrets
-from stepladder.data.pii_contacts import PHONE_WORD, Span, emails, ips, phones
+from stepladder.data.privacy.codes import cards, ibans, key_blocks, secrets
+from stepladder.data.privacy.contacts import PHONE_WORD, Span, emails, ips, phones
 from stepladder.errors import DataError, did_you_mean
 
 KINDS: tuple[str, ...] = ("email", "ip", "phone", "card", "iban", "secret")

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.request import url2pathname
 
-from stepladder.data.licences import folder_licence, package_licences
-from stepladder.data.remote import is_remote, list_remote, without_query
-from stepladder.data.streams import COMPRESSIONS, open_raw, reason_of, special
+from stepladder.data.sources.licences import folder_licence, package_licences
+from stepladder.data.sources.remote import is_remote, list_remote, without_query
+from stepladder.data.sources.streams import COMPRESSIONS, open_raw, reason_of, special
 from stepladder.errors import DataError, MissingExtraError, did_you_mean
 
 PYTHON_SOURCES = ("python:installed", "python:code", "python:prose", "python:docstrings")

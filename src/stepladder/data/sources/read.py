@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepladder.data.columns import Columns, Document, Fault, Items
-from stepladder.data.jsonl import read_json_lines
-from stepladder.data.pages import read_html, read_notebook
-from stepladder.data.sources import SourceFile
-from stepladder.data.streams import open_raw, reason_of
-from stepladder.data.tables import read_arrow, read_csv, read_parquet
-from stepladder.data.text import read_docstrings, read_metadata, read_text
+from stepladder.data.sources.columns import Columns, Document, Fault, Items
+from stepladder.data.sources.jsonl import read_json_lines
+from stepladder.data.sources.listing import SourceFile
+from stepladder.data.sources.pages import read_html, read_notebook
+from stepladder.data.sources.streams import open_raw, reason_of
+from stepladder.data.sources.tables import read_arrow, read_csv, read_parquet
+from stepladder.data.sources.text import read_docstrings, read_metadata, read_text
 
 # Batches of 500 documents are the fastest for the quality rules (10–12 MB/s against 7 at 2,000).
 BATCH_DOCUMENTS, BATCH_BYTES = 500, 8_000_000

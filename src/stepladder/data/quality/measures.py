@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.repeats import prefix_sums, repeated_characters, segment_hashes, top_characters
-from stepladder.data.words import (
+from stepladder.data.quality.repeats import prefix_sums, repeated_characters, segment_hashes, top_characters
+from stepladder.data.quality.words import (
     BREAK,
     DOT,
     LETTER,
@@ -33,7 +33,7 @@ SHORT_LINE_CHARS = 30
 
 
 def measure(texts: Any, ngrams: Collection[int]) -> dict[str, np.ndarray]:
-    """Name → one number a document of a polars column of normalised texts (see `stepladder.data.clean`).
+    """Name → one number a document of a polars column of normalised texts (see `clean.py`).
 
     `ngrams` are the n to count n-grams for: all nine of them take half of the time.
     """

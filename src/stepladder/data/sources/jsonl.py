@@ -3,8 +3,8 @@
 import json
 from typing import IO
 
-from stepladder.data.columns import Columns, Document, Fault, Items
-from stepladder.data.streams import READ_ERRORS, open_packed, reason_of
+from stepladder.data.sources.columns import Columns, Document, Fault, Items
+from stepladder.data.sources.streams import READ_ERRORS, open_packed, reason_of
 
 LONGEST_LINE = 64 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")

@@ -6,9 +6,9 @@ Rules are on by domain: thresholds made for web prose keep 1 % of source code an
 from collections.abc import Iterable
 from typing import Any
 
-from stepladder.data.language import languages as languages_of
-from stepladder.data.licences import licence_expression
-from stepladder.data.rules import broken, chosen
+from stepladder.data.quality.language import languages as languages_of
+from stepladder.data.quality.rules import broken, chosen
+from stepladder.data.sources.licences import licence_expression
 
 
 def clean(

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.labels import mixed
-from stepladder.data.sketches import (
+from stepladder.data.card.sketches import (
     Words,
     add_tables,
     bounded,
@@ -23,6 +22,7 @@ from stepladder.data.sketches import (
     join_draws,
     key_of,
 )
+from stepladder.data.labels import mixed
 
 # Left out because most of their uses mean something else: man, black, white, straight, old, disabled
 # (switched off), child and parent (of a process or node), blind (a test).

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.dedup import BAND_ROWS, BANDS
+from stepladder.data.copies.dedup import BAND_ROWS, BANDS
 from stepladder.data.files import key_range, part_names, read_arrays, read_range, write_sorted
 from stepladder.data.labels import PART_ROWS, base_of, ids_of, mixed, part_name
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepladder.data.mentions import NEAR_WORDS, SMALLEST_COUNT
-from stepladder.data.profile import FIRST_YEAR, LAST_YEAR
+from stepladder.data.card.mentions import NEAR_WORDS, SMALLEST_COUNT
+from stepladder.data.card.profile import FIRST_YEAR, LAST_YEAR
 from stepladder.units import format_bytes
 
 _ROWS, _TERMS = 12, 5

@@ -10,11 +10,11 @@ import mmap
 from collections.abc import Iterator
 from typing import IO, Any
 
-from stepladder.data import jsonl
-from stepladder.data.columns import Columns, Fault, Items
-from stepladder.data.jsonl import skip_line
-from stepladder.data.remote import is_remote
-from stepladder.data.streams import READ_ERRORS, open_packed, open_raw, reason_of
+from stepladder.data.sources import jsonl
+from stepladder.data.sources.columns import Columns, Fault, Items
+from stepladder.data.sources.jsonl import skip_line
+from stepladder.data.sources.remote import is_remote
+from stepladder.data.sources.streams import READ_ERRORS, open_packed, open_raw, reason_of
 from stepladder.errors import MissingExtraError
 
 _ROWS, _BYTES = 500, 8_000_000

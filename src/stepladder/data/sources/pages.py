@@ -5,8 +5,8 @@ import json
 import logging
 import re
 
-from stepladder.data.columns import Document, Fault, Items
-from stepladder.data.streams import READ_ERRORS, read_whole, reason_of
+from stepladder.data.sources.columns import Document, Fault, Items
+from stepladder.data.sources.streams import READ_ERRORS, read_whole, reason_of
 from stepladder.errors import MissingExtraError
 
 # trafilatura gives up on larger pages (MAX_FILE_SIZE of its settings).

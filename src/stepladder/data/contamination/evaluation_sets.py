@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepladder.data.streams import COMPRESSIONS, READ_ERRORS, read_whole, reason_of
+from stepladder.data.sources.streams import COMPRESSIONS, READ_ERRORS, read_whole, reason_of
 from stepladder.errors import DataError
 
 # fmt: off

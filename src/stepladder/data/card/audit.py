@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stepladder.data.card.tally import quantiles
+from stepladder.data.copies.lines import heads
 from stepladder.data.labels import NOBODY
-from stepladder.data.lines import heads
-from stepladder.data.tally import quantiles
 
 _EXAMPLES, _LISTED = 3, 30
 # What each rule looks at, for people who read the card.

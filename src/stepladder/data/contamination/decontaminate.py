@@ -4,7 +4,7 @@ One shared n-gram says little: it would flag 64 % of the documents in text about
 when it holds a share of an example's n-grams, or when a share of its own n-grams stands in one example. What
 was put in other words is not found.
 
-`check` asks the n-grams that a corpus left behind (`stepladder.data.ngrams`), not its text.
+`check` asks the n-grams that a corpus left behind (`stepladder.data.contamination.ngrams`), not its text.
 """
 
 import json
@@ -15,10 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.clean import normalise
-from stepladder.data.evaluation_sets import EvaluationSet
+from stepladder.data.contamination.evaluation_sets import EvaluationSet
+from stepladder.data.contamination.ngrams import (
+    LARGEST_FALSE_SHARE,
+    NGRAM,
+    distinct,
+    open_corpus_index,
+    words_of,
+)
 from stepladder.data.files import read_arrays, write_arrays
-from stepladder.data.ngrams import LARGEST_FALSE_SHARE, NGRAM, distinct, open_corpus_index, words_of
+from stepladder.data.quality.clean import normalise
 from stepladder.errors import DataError, StoreError
 
 # PaLM calls an example contaminated from 70 % of its 8-grams on (Chowdhery et al. 2022, section 8), GPT-3

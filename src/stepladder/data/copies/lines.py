@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.clusters import of_part
-from stepladder.data.dedup import BOILERPLATE_REPEATS
+from stepladder.data.copies.clusters import of_part
+from stepladder.data.copies.dedup import BOILERPLATE_REPEATS
 from stepladder.data.files import (
     key_range,
     part_names,

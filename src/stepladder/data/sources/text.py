@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from stepladder.data.columns import Document, Fault, Items
-from stepladder.data.streams import READ_ERRORS, open_packed, read_whole, reason_of
+from stepladder.data.sources.columns import Document, Fault, Items
+from stepladder.data.sources.streams import READ_ERRORS, open_packed, read_whole, reason_of
 
 # Strings at the start of a line: parsing the code finds the same and is ten times as slow.
 _DOCSTRING = re.compile(r"^[ \t]*[rRuU]?(\"{3}|'{3})(.*?)\1[ \t]*$", re.DOTALL | re.MULTILINE)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stepladder.data.measures import REPEATED_NGRAMS, TOP_NGRAMS, count_sentences, measure
+from stepladder.data.quality.measures import REPEATED_NGRAMS, TOP_NGRAMS, count_sentences, measure
 from stepladder.errors import DataError, did_you_mean
 
 DOMAINS = ("prose", "reference", "code")

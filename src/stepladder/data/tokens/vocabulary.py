@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stepladder.data.tokenizer import Tokenizer, train_tokenizer
+from stepladder.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from stepladder.errors import DataError, did_you_mean
 
 # Powers of two and the half steps between them, all multiples of 64: NVIDIA's guide to matrix multiplication

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from stepladder.data.pii_contacts import RESERVED_DOMAIN, Span, is_public
+from stepladder.data.privacy.contacts import RESERVED_DOMAIN, Span, is_public
 
 # Not beside further groups of four: those are tables of code points.
 _CARD = re.compile(

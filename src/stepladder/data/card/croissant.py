@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepladder.data.limits import uses_and_limits
-from stepladder.data.shards import INDEX_FILE
+from stepladder.data.card.limits import uses_and_limits
+from stepladder.data.tokens.shards import INDEX_FILE
 from stepladder.errors import DataError
 from stepladder.store import read_json
 

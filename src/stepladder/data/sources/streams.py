@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
-from stepladder.data.remote import is_remote, open_remote, without_query
+from stepladder.data.sources.remote import is_remote, open_remote, without_query
 from stepladder.errors import MissingExtraError
 
 COMPRESSIONS = (".gz", ".zst")

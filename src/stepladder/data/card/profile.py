@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.mentions import add_mentions, add_rude, mentions, near_terms, rude_words
-from stepladder.data.sketches import (
+from stepladder.data.card.mentions import add_mentions, add_rude, mentions, near_terms, rude_words
+from stepladder.data.card.sketches import (
     Words,
     add_tables,
     bounded,
@@ -30,7 +30,7 @@ from stepladder.data.sketches import (
     slices,
     write_registers,
 )
-from stepladder.data.tally import BINS_PER_DOUBLING, quantiles
+from stepladder.data.card.tally import BINS_PER_DOUBLING, quantiles
 
 # Measured on 38 MB of Python: 55 MB a CPU second with the words of every document, 190 with one in eight.
 ONE_IN, _WHOLE_BYTES = 8, 32_000_000

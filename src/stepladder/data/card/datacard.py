@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepladder.data.limits import (
+from stepladder.data.card.limits import (
     evaluation_sets,
     inline,
     personal_data,

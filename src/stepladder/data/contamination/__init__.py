@@ -1,0 +1,1 @@
+"""Evaluation sets and training text in; what they share out (`decontaminate.py` first)."""

@@ -1,0 +1,1 @@
+"""Texts in; the same texts without personal data and secrets out (`pii.py` first)."""

@@ -1,0 +1,1 @@
+"""Names of sources in; files, and documents of them, out (`listing.py`, then `read.py`)."""

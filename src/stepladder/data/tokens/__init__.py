@@ -1,0 +1,1 @@
+"""Texts in; a tokenizer, token ids and memory-mapped shards out."""
