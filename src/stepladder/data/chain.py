@@ -68,8 +68,8 @@ def read_files(job: Job, groups: Sequence[Sequence[SourceFile]], common: Mapping
     return [result["quarantined"] for result in results]
 
 
-def find_copies(job: Job) -> dict[str, int]:
-    """Exact copies, then clusters of near-duplicates; how many candidates were compared and joined."""
+def find_copies(job: Job) -> dict[str, Any]:
+    """Exact copies, then clusters of near-duplicates; how the search went, for the audit."""
     documents = sum(part["kept"] for part in job.parts)
     options = job.options.dedup
     exact = job.ranges["exact"] = _ranges(documents)
@@ -80,7 +80,11 @@ def find_copies(job: Job) -> dict[str, int]:
     near = job.over_ranges("near", count, jaccard=options.jaccard)
     last = _grow(job, count)
     job.over_ranges("leaders", count, before=last)
-    return {name: sum(result[name] for result in near) for name in ("candidates", "joined")}
+    return {
+        **{name: sum(result[name] for result in near) for name in ("candidates", "joined")},
+        "similarities": np.sum([result["similarities"] for result in near], axis=0).tolist(),
+        **asdict(options),
+    }
 
 
 def _grow(job: Job, count: int) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepladder.data.card.tally import quantiles
+from stepladder.data.card.tally import by_doubling, quantiles
 from stepladder.data.copies.lines import heads
 from stepladder.data.labels import NOBODY
 
-_EXAMPLES, _LISTED = 3, 30
+_EXAMPLES, _FREQUENT, _LISTED = 3, 10, 30
+_SEARCH = ("candidates", "joined", "similarities", "jaccard", "bands", "band_rows")
 # What each rule looks at, for people who read the card.
 RULES = {
     "empty": "no text but blanks",
@@ -79,11 +80,11 @@ def make_audit(
     return {
         "totals": totals,
         "removed": _removed(work, tallied["removed"]),
-        "near_duplicates": {name: decided[name] for name in ("candidates", "joined")},
+        "near_duplicates": {name: decided[name] for name in _SEARCH},
         "boilerplate": {
             "lines": sum(result["lines"] for result in trimmed),
             "documents": sum(result["shorter_documents"] for result in trimmed),
-            "examples": _line_examples(trimmed),
+            **_line_examples(trimmed),
         },
         "quarantined": dict(quarantined),
         "pii": decided["pii"],
@@ -91,6 +92,7 @@ def make_audit(
         **{name: _largest_first(tallied[name]) for name in ("sources", "domains", "languages", "licences")},
         "rules_by_domain": tallied["rules_by_domain"],
         "lengths": quantiles(tallied),
+        "length_histogram": by_doubling(tallied),
         "held_out_unit": decided["unit"],
         "splits": {
             name: {
@@ -126,11 +128,13 @@ def _largest_first(entries: Mapping[str, dict[str, int]]) -> dict[str, dict[str,
     return dict(sorted(entries.items(), key=lambda item: (-item[1]["num_bytes"], item[0])))
 
 
-def _line_examples(trimmed: Sequence[dict[str, Any]]) -> list[str]:
+def _line_examples(trimmed: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The most frequent lines and at least how many documents they were cut out of (parts list their top)."""
     count: Counter[str] = Counter()
     for result in trimmed:
         count.update(dict(result["examples"]))
-    return [line for line, _ in sorted(count.items(), key=lambda item: (-item[1], item[0]))[:_EXAMPLES]]
+    top = dict(sorted(count.items(), key=lambda item: (-item[1], item[0]))[:_FREQUENT])
+    return {"examples": list(top)[:_EXAMPLES], "frequent": top}
 
 
 def quarantine_of(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -141,3 +141,11 @@ def quantiles(tallied: Mapping[str, Any]) -> dict[str, int]:
                 break
             below += count
     return {**out, "largest": tallied["largest"] or 0}
+
+
+def by_doubling(tallied: Mapping[str, Any]) -> dict[str, int]:
+    """Kept documents by their size: {"64": those of 64 to 127 bytes, "128": ...}."""
+    out: Counter[int] = Counter()
+    for place, count in tallied.get("sizes", {}).items():
+        out[int(place) // BINS_PER_DOUBLING] += count
+    return {str(2**place): out[place] for place in sorted(out)}

@@ -18,6 +18,8 @@ from stepladder.data.labels import PART_ROWS, base_of, ids_of, mixed, part_name
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 16
 _COMPARED = 65_536
+# Of the similarities of compared pairs, from 0 to 1.
+SIMILARITY_BINS = 20
 
 
 def exact_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,9 +72,13 @@ def near_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     low, high = key_range(arguments["index"], arguments["partitions"])
     key, label = read_range(stems, "key", ("key", "label"), low, high)
     order = np.lexsort((label, key))
-    pairs, compared = joined_pairs(key[order], label[order], _Sketches(work), arguments["jaccard"])
+    pairs, similarities = joined_pairs(key[order], label[order], _Sketches(work), arguments["jaccard"])
     write_edges(work / "near" / f"{arguments['index']:05d}", pairs)
-    return {"candidates": compared, "joined": len(pairs)}
+    return {
+        "candidates": int(similarities.sum()),
+        "joined": len(pairs),
+        "similarities": similarities.tolist(),
+    }
 
 
 class _Sketches:
@@ -98,8 +104,10 @@ class _Sketches:
         return out if out is not None else np.empty((0, 1), dtype=np.uint32)
 
 
-def joined_pairs(key: np.ndarray, label: np.ndarray, sketches: Any, jaccard: float) -> tuple[np.ndarray, int]:
-    """((pairs, 2) labels that belong together, number of pairs compared) of rows sorted by key and label.
+def joined_pairs(
+    key: np.ndarray, label: np.ndarray, sketches: Any, jaccard: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """((pairs, 2) labels that belong together, (20,) distinct pairs compared, by similarity) of sorted rows.
 
     In each bucket all rows are compared with its best; those unlike it form the next round's bucket, so that
     a bucket of n alike rows costs n comparisons and not n².
@@ -110,9 +118,9 @@ def joined_pairs(key: np.ndarray, label: np.ndarray, sketches: Any, jaccard: flo
     twin[:-1] |= twin[1:].copy()
     key, label = key[twin], label[twin]
     known, place = np.unique(label, return_inverse=True)
-    found, compared, member = [], 0, np.arange(len(key))
+    compared, member = np.zeros(SIMILARITY_BINS, dtype=np.int64), np.arange(len(key))
     values = sketches(known) if len(known) else np.empty((0, 1), dtype=np.uint32)
-    seen = np.empty(0, dtype=np.uint64)
+    seen = tried = np.empty(0, dtype=np.uint64)
     for _ in range(_ROUNDS):
         if not len(member):
             break
@@ -124,14 +132,18 @@ def joined_pairs(key: np.ndarray, label: np.ndarray, sketches: Any, jaccard: flo
         # A pair that meets in several bands is compared once.
         fresh, back = np.unique(pair, return_inverse=True)
         alike = np.zeros(len(fresh), dtype=bool)
+        is_new = ~np.isin(fresh, tried)
         left, right = (
             (fresh >> np.uint64(32)).astype(np.int64),
             (fresh & np.uint64(0xFFFFFFFF)).astype(np.int64),
         )
         for at in range(0, len(fresh), _COMPARED):
             part = slice(at, at + _COMPARED)
-            alike[part] = (values[left[part]] == values[right[part]]).mean(axis=1) >= jaccard
-        compared += len(fresh)
+            similarity = (values[left[part]] == values[right[part]]).mean(axis=1)
+            alike[part] = similarity >= jaccard
+            where = np.minimum((similarity * SIMILARITY_BINS).astype(int), SIMILARITY_BINS - 1)
+            compared += np.bincount(where[is_new[part]], minlength=SIMILARITY_BINS)
+        tried = np.union1d(tried, fresh)
         seen = np.union1d(seen, fresh[alike])
         member = rest[~alike[back]]
     found = np.stack(
