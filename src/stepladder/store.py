@@ -65,6 +65,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_compact_json(path: Path, value: Any) -> None:
+    """JSON in one line, for files that only programs read: Python indents three to four times more slowly."""
+    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in `path`; StoreError when it is missing or damaged."""
     try:

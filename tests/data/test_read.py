@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from stepladder.data.quality.clean import clean
 from stepladder.data.sources import jsonl
-from stepladder.data.sources.listing import list_files
+from stepladder.data.sources.listing import in_ranges, list_files
 from stepladder.data.sources.read import Reader
 from stepladder.data.sources.text import docstrings
 from stepladder.errors import DataError
@@ -389,3 +389,55 @@ def f():
     return """not a docstring"""
 '''
     assert docstrings(code) == "Module.\n\nIndented.\n\nOne line."
+
+
+def written(folder: Path, kind: str) -> Path:
+    """A file of some kilobytes: records of many lengths, blank and broken ones, no line end at the end."""
+    texts = [f"text {number} " + "ü word" * (number * 7 % 61) for number in range(300)]
+    path = folder / f"many.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pa.table({"text": texts}), path, row_group_size=17)
+    elif kind == "jsonl":
+        lines = [json.dumps({"text": text}).encode() for text in texts]
+        lines[40], lines[41], lines[90] = b"", b"{broken", b"\xfc"
+        path.write_bytes(b"\n".join(lines))
+    else:
+        path.write_text("\n".join(texts) + "\n\n" + "long line " * 900 + "\n" + "end")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "txt"])
+@pytest.mark.parametrize("range_bytes", [700, 1000, 9001])
+def test_ranges_of_a_file_hold_all_of_it_once(tmp_path: Path, kind: str, range_bytes: int) -> None:
+    whole = list_files([str(written(tmp_path, kind))])
+    parts = list(in_ranges(whole, range_bytes))
+    assert len(parts) > 1
+    assert sum(part.num_bytes for part in parts) == whole[0].num_bytes
+
+    def read(files: list[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
+        reader = Reader(piece_bytes=1 << 20)
+        return [row for frame in reader.batches(files) for row in frame.to_dicts()], reader.quarantined
+
+    once, rejected = read(whole)
+    again, rejected_again = read(parts)
+    assert [(entry.place, entry.reason) for entry in rejected] == [
+        (entry.place, entry.reason) for entry in rejected_again
+    ]
+    if kind == "txt":
+        assert "".join(row["text"] for row in again) == once[0]["text"]
+        assert len({row["record"] for row in again}) == len(again)
+        assert min(len(row["text"]) for row in again) > 0
+    else:
+        assert again == once
+
+
+def test_ranges_of_a_file_that_cannot_be_cut(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=0) as stream:
+        stream.write(b"x" * 5000)
+    (tmp_path / "b.txt").write_bytes("wide\n".encode("utf-16") * 1000)
+    files = list_files([str(tmp_path)])
+    parts = list(in_ranges(files, 1000))
+    assert [part.path for part in parts[:1]] == [str(tmp_path / "a.jsonl.gz")]
+    reader = Reader(piece_bytes=1 << 20)
+    rows = [row for frame in reader.batches(parts[1:]) for row in frame.to_dicts()]
+    assert sum(row["raw_bytes"] for row in rows) == (tmp_path / "b.txt").stat().st_size

@@ -26,7 +26,14 @@ from stepladder.data.files import read_arrays, write_packed
 from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
 from stepladder.data.privacy.pii import merge_counts
-from stepladder.data.sources.listing import SourceFile, list_files, sample_files, source_name, with_digests
+from stepladder.data.sources.listing import (
+    SourceFile,
+    in_ranges,
+    list_files,
+    sample_files,
+    source_name,
+    with_digests,
+)
 from stepladder.data.tokens.shards import INDEX_FILE, token_dtype, write_split
 from stepladder.data.tokens.tokenizer import (
     END_ID,
@@ -51,6 +58,10 @@ CORPUS_FILE, AUDIT_FILE, CARD_FILE, QUARANTINE_FILE = (
 VOCABULARY_FILE = "vocabulary.json"
 ChooseVocabulary = Callable[[Mapping[int, float]], dict[str, Any]]
 _TASK_BYTES, _TASK_FILES = 4_000_000, 1000
+# A large corpus has larger tasks, not more of them: a document's id has room for 131,072.
+_MOST_TASKS = 50_000
+# A range of a large file holds several tasks' bytes, and is a task.
+_RANGE_TASKS = 4
 _PIECE_BYTES, _SMALLEST_PIECE, _PIECES = 1 << 20, 8192, 64
 _CHECKED_DOCUMENTS, _CHECKED_BYTES = 300, 500_000
 
@@ -179,7 +190,8 @@ def _tokenizer(job: Job, out: Path, choose: ChooseVocabulary | None) -> bool:
     """Train on a seeded sample of training documents; whether tiktoken gives equal ids on a sample."""
     sizes = _bytes_by_source(job)
     texts = list(sample_texts(job, sizes, sample_quota(sizes, None, job.options.tokenizer_sample_bytes)))
-    with Progress("tokenizer", sum(map(len, texts)), "characters", quiet=job.quiet) as progress:
+    size = sum(map(len, texts))
+    with Progress("tokenizer", size, "characters", quiet=job.quiet, turns=True) as progress:
         if not (out / TOKENIZER_FILE).exists():
             write_text(out / TOKENIZER_FILE, _trained(job, texts, choose))
         checked, held = [], 0
@@ -294,10 +306,11 @@ def _piece_bytes(files: Sequence[SourceFile], options: CorpusOptions) -> int:
 
 
 def _tasks(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
+    task_bytes = max(_TASK_BYTES, sum(file.num_bytes for file in files) // _MOST_TASKS)
     group: list[SourceFile] = []
     held = 0
-    for file in files:
-        if group and (held + file.num_bytes > _TASK_BYTES or len(group) >= _TASK_FILES):
+    for file in in_ranges(files, _RANGE_TASKS * task_bytes):
+        if group and (held + file.num_bytes > task_bytes or len(group) >= _TASK_FILES):
             yield group
             group, held = [], 0
         group.append(file)

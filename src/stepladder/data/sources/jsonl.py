@@ -1,21 +1,28 @@
 """A file of JSON lines in; its documents and faults out, a line in memory at a time."""
 
 import json
-from typing import IO
 
 from stepladder.data.sources.columns import Columns, Document, Fault, Items
-from stepladder.data.sources.streams import READ_ERRORS, open_packed, reason_of
+from stepladder.data.sources.streams import READ_ERRORS, open_packed, reason_of, skip_line
 
 LONGEST_LINE = 64 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_json_lines(path: str, columns: Columns) -> Items:
-    """One item a line that is not blank; places are byte offsets in the unpacked file."""
-    place = 0
+def read_json_lines(path: str, columns: Columns, first: int = 0, end: int = 0) -> Items:
+    """One item a line that is not blank; places are byte offsets in the unpacked file.
+
+    Of a file that is not packed, only lines that begin at `first` or later and before `end` (0: all).
+    """
+    place = first
     try:
         with open_packed(path) as stream:
-            while line := stream.readline(LONGEST_LINE):
+            if first:
+                if stream.read(2).startswith(_UTF16):
+                    return  # told once, by who reads the beginning
+                stream.seek(first - 1)
+                place += skip_line(stream) - 1
+            while (not end or place < end) and (line := stream.readline(LONGEST_LINE)):
                 start, place = place, place + len(line)
                 if start == 0 and line.startswith(_UTF16):
                     yield Fault(0, "UTF-16; JSON lines are UTF-8: iconv -f UTF-16 -t UTF-8", len(line), line)
@@ -44,13 +51,3 @@ def _item(place: int, line: bytes, columns: Columns) -> Document | Fault:
     except (ValueError, RecursionError) as error:
         return Fault(place, f"not JSON: {reason_of(error)}", len(line), line)
     return columns.document(place, value, len(line), line)
-
-
-def skip_line(stream: IO[bytes]) -> int:
-    """Read to the end of the line; bytes passed over."""
-    skipped = 0
-    while line := stream.readline(1 << 20):
-        skipped += len(line)
-        if line.endswith(b"\n"):
-            break
-    return skipped

@@ -10,17 +10,19 @@ import functools
 import glob
 import hashlib
 import importlib.util
+import itertools
 import os
 import stat
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.request import url2pathname
 
 from stepladder.data.sources.licences import folder_licence, package_licences
 from stepladder.data.sources.remote import is_remote, list_remote, without_query
-from stepladder.data.sources.streams import COMPRESSIONS, open_raw, reason_of, special
+from stepladder.data.sources.streams import COMPRESSIONS, open_raw, packing_of, reason_of, special
 from stepladder.errors import DataError, MissingExtraError, did_you_mean
 
 PYTHON_SOURCES = ("python:installed", "python:code", "python:prose", "python:docstrings")
@@ -63,6 +65,9 @@ _SKIPPED_FOLDERS = {"__pycache__", "node_modules", "site-packages", "dist-packag
 # Lists of words, one a line, for programs to look up.
 _LIST_FOLDERS = {"stoplists", "stopwords", "wordlists"}
 _TEST_FOLDERS = {"test", "tests", "testing", "testdata", "test_data", "idle_test"}
+# Kinds of files that can be read from the middle.
+RANGED = ("text", "jsonl", "parquet")
+UNREADABLE = "unreadable: "
 _BLOCK = 1 << 20
 _FULL_SHARE = 0.95
 
@@ -72,7 +77,8 @@ class SourceFile:
     """One file to read. `name` is relative to its source: stable when the folder moves.
 
     `source` names the source that it came from (a folder's or file's own name, `python:code`, ...): mixture
-    weights and figures are given by it.
+    weights and figures are given by it. Of a large file only what begins in the bytes from `start` to `end`
+    is read (`end` 0: to the end of the file).
     """
 
     name: str
@@ -84,6 +90,8 @@ class SourceFile:
     licence: str = ""
     held_out: bool = False
     digest: str = ""
+    start: int = 0
+    end: int = 0
 
 
 def list_files(sources: Sequence[str], *, held_out: bool = False) -> list[SourceFile]:
@@ -135,7 +143,29 @@ def sample_files(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list
 
 def with_digests(files: Sequence[SourceFile]) -> list[SourceFile]:
     """The files with the SHA-256 of their bytes; an unreadable one is marked so and quarantined later."""
-    return [replace(file, digest=_digest(file.path)) for file in files]
+    # Hashing leaves Python's lock: several files are hashed at a time.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        digests = list(pool.map(_digest, [file.path for file in files]))
+    return [replace(file, digest=digest) for file, digest in zip(files, digests, strict=True)]
+
+
+def in_ranges(files: Iterable[SourceFile], range_bytes: int) -> Iterator[SourceFile]:
+    """The files, large ones as several that hold `range_bytes` each, so that several processes read them.
+
+    A file that is packed, or whose kind has no places to begin at, stays whole; so does one behind a web
+    server, which may not be able to begin in the middle.
+    """
+    for file in files:
+        is_web = file.path.startswith(("http://", "https://"))
+        is_whole = file.kind not in RANGED or packing_of(file.path) or is_web
+        if is_whole or file.num_bytes < 2 * range_bytes or file.digest.startswith(UNREADABLE):
+            yield file
+            continue
+        edges = [*range(0, file.num_bytes - range_bytes // 2, range_bytes), file.num_bytes]
+        for start, end in itertools.pairwise(edges):
+            # The last one reads on to the end, wherever that is by then.
+            last = end == file.num_bytes
+            yield replace(file, start=start, end=0 if last else end, num_bytes=end - start)
 
 
 def _digest(path: str) -> str:
@@ -145,7 +175,7 @@ def _digest(path: str) -> str:
             while block := stream.read(_BLOCK):
                 total.update(block)
     except (OSError, DataError) as error:
-        return f"unreadable: {reason_of(error)}"
+        return f"{UNREADABLE}{reason_of(error)}"
     return total.hexdigest()
 
 

@@ -134,15 +134,15 @@ class Reader:
 
 def _items(file: SourceFile, columns: Columns, piece_bytes: int) -> Items:
     read: Mapping[str, Callable[[], Items]] = {
-        "text": lambda: read_text(file.path, piece_bytes),
+        "text": lambda: read_text(file.path, piece_bytes, file.start, file.end),
         "metadata": lambda: read_metadata(file.path),
         "docstrings": lambda: read_docstrings(file.path),
         "html": lambda: read_html(file.path),
         "notebook": lambda: read_notebook(file.path),
-        "jsonl": lambda: read_json_lines(file.path, columns),
+        "jsonl": lambda: read_json_lines(file.path, columns, file.start, file.end),
         "csv": lambda: read_csv(file.path, columns, ","),
         "tsv": lambda: read_csv(file.path, columns, "\t"),
-        "parquet": lambda: read_parquet(file.path, columns),
+        "parquet": lambda: read_parquet(file.path, columns, file.start, file.end),
         "arrow": lambda: read_arrow(file.path, columns),
         "unreadable": lambda: _unreadable(file.path),
     }

@@ -49,17 +49,23 @@ def special(mode: int) -> str:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "of an unknown kind")
 
 
+def packing_of(path: str) -> str:
+    """ ".gz", ".zst" or "" by the name of the file."""
+    # What stands behind "::" is the archive that the file lies in.
+    name = (without_query(path.partition("::")[0]) if is_remote(path) else path).lower()
+    return next((packing for packing in COMPRESSIONS if name.endswith(packing)), "")
+
+
 @contextlib.contextmanager
 def open_packed(path: str) -> Iterator[IO[bytes]]:
     """A byte stream of a plain, .gz or .zst file. Truncated packed files raise EOFError at their end."""
-    # What stands behind "::" is the archive that the file lies in.
-    name = (without_query(path.partition("::")[0]) if is_remote(path) else path).lower()
+    packing = packing_of(path)
     with open_raw(path) as stream:
-        if name.endswith(".gz"):
+        if packing == ".gz":
             with gzip.GzipFile(fileobj=stream) as packed:
                 # A BufferedReader around it would lose up to 8 kB of what stands before a break.
                 yield packed  # pyrefly: ignore
-        elif name.endswith(".zst"):
+        elif packing == ".zst":
             try:
                 import zstandard
             except ImportError as error:
@@ -128,6 +134,16 @@ def read_whole(path: str, limit: int) -> bytes:
     if len(raw) > limit:
         raise ValueError(f"larger than {limit / 1e6:.0f} MB")
     return raw
+
+
+def skip_line(stream: IO[bytes]) -> int:
+    """Read to the end of the line; bytes passed over."""
+    skipped = 0
+    while line := stream.readline(1 << 20):
+        skipped += len(line)
+        if line.endswith(b"\n"):
+            break
+    return skipped
 
 
 def reason_of(error: BaseException) -> str:

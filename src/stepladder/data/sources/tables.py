@@ -12,17 +12,20 @@ from typing import IO, Any
 
 from stepladder.data.sources import jsonl
 from stepladder.data.sources.columns import Columns, Fault, Items
-from stepladder.data.sources.jsonl import skip_line
 from stepladder.data.sources.remote import is_remote
-from stepladder.data.sources.streams import READ_ERRORS, open_packed, open_raw, reason_of
+from stepladder.data.sources.streams import READ_ERRORS, open_packed, open_raw, reason_of, skip_line
 from stepladder.errors import MissingExtraError
 
 _ROWS, _BYTES = 500, 8_000_000
 _MAGIC = b"ARROW1"
 
 
-def read_parquet(path: str, columns: Columns) -> Items:
-    """One item a row; a file without the wanted columns is one fault."""
+def read_parquet(path: str, columns: Columns, first: int = 0, end: int = 0) -> Items:
+    """One item a row; a file without the wanted columns is one fault.
+
+    Only row groups that begin at the byte `first` or later and before `end` (0: all); the fault is told where
+    `first` is 0.
+    """
     try:
         import pyarrow.parquet as parquet
         from pyarrow.lib import ArrowException
@@ -34,10 +37,13 @@ def read_parquet(path: str, columns: Columns) -> Items:
         # A buffer lets the pages of a column come one by one and not a row group at once.
         with open_raw(path) as stream, parquet.ParquetFile(stream, buffer_size=1 << 20) as table:
             if reason := _unfit(table.schema_arrow, columns):
-                yield Fault(0, reason)
+                if not first:
+                    yield Fault(0, reason)
                 return
             wanted = columns.wanted(table.schema_arrow.names)
-            for batch in table.iter_batches(_batch_rows(table.metadata), columns=wanted):
+            rows = _batch_rows(table.metadata)
+            row, groups = _row_groups(table.metadata, first, end)
+            for batch in table.iter_batches(rows, row_groups=groups, columns=wanted):
                 yield from _rows(batch, row, columns)
                 row += len(batch)
     except (*READ_ERRORS, ArrowException) as error:
@@ -119,6 +125,20 @@ def _batch_rows(metadata: Any) -> int:
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     longest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
     return int(min(_ROWS, max(1, _BYTES // max(longest, 1))))
+
+
+def _row_groups(metadata: Any, first: int, end: int) -> tuple[int, list[int]]:
+    """(rows before them, numbers of the row groups that begin in a range of bytes)."""
+    before, groups = 0, []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        column = group.column(0)
+        place = min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
+        if first <= place and (not end or place < end):
+            groups.append(number)
+        elif not groups:
+            before += group.num_rows
+    return before, groups
 
 
 def _rows(batch: Any, first: int, columns: Columns) -> Items:

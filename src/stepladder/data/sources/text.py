@@ -3,10 +3,10 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any
 
 from stepladder.data.sources.columns import Document, Fault, Items
-from stepladder.data.sources.streams import READ_ERRORS, open_packed, read_whole, reason_of
+from stepladder.data.sources.streams import READ_ERRORS, open_packed, read_whole, reason_of, skip_line
 
 # Strings at the start of a line: parsing the code finds the same and is ten times as slow.
 _DOCSTRING = re.compile(r"^[ \t]*[rRuU]?(\"{3}|'{3})(.*?)\1[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -15,14 +15,27 @@ _UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _LONGEST_PART = 64 << 20
 
 
-def read_text(path: str, piece_bytes: int) -> Items:
-    """Pieces of about `piece_bytes`; places are byte offsets in the unpacked file."""
-    place = 0
+def read_text(path: str, piece_bytes: int, first: int = 0, end: int = 0) -> Items:
+    """Pieces of about `piece_bytes`; places are byte offsets in the unpacked file.
+
+    Of a file that is not packed, only what lies between the line ends behind `first` and `end` (0: all). One
+    in UTF-16 is read as a whole where `first` is 0.
+    """
+    place = first
     try:
         with open_packed(path) as stream:
             head = stream.read(2)
             encoding = _UTF16.get(head, "utf-8")
+            if (first or end) and encoding == "utf-8":
+                place, stop = _line_end(stream, first), _line_end(stream, end) if end else 0
+                stream.seek(place)
+                head = b""
+                stream = _Until(stream, stop - place) if stop else stream
+            elif first:
+                return
             for raw in _pieces(stream, head, piece_bytes, encoding):
+                if first and not raw:
+                    return  # a line that began earlier fills the range
                 text, reason = decode(raw, encoding, first=place == 0)
                 yield Fault(place, reason, len(raw), raw) if reason else Document(place, text, len(raw))
                 place += len(raw)
@@ -73,12 +86,12 @@ def decode(raw: bytes, encoding: str, *, first: bool) -> tuple[str, str]:
     return ("", "NUL character: not text") if "\0" in text else (text, "")
 
 
-def _pieces(stream: IO[bytes], head: bytes, piece_bytes: int, encoding: str) -> Iterator[bytes]:
+def _pieces(stream: Any, head: bytes, piece_bytes: int, encoding: str) -> Iterator[bytes]:
     """A file in pieces that end at a blank line, else at a line's end, else at a character's end."""
     rest, is_first = bytearray(head), True
     try:
         # read would lose what came before a break in the file; read1 gives it first.
-        while block := stream.read1(piece_bytes):  # pyrefly: ignore
+        while block := stream.read1(piece_bytes):
             rest += block
             while len(rest) >= 2 * piece_bytes:
                 cut = _cut(rest, piece_bytes, encoding)
@@ -92,6 +105,27 @@ def _pieces(stream: IO[bytes], head: bytes, piece_bytes: int, encoding: str) -> 
         raise
     if rest or is_first:
         yield bytes(rest)
+
+
+def _line_end(stream: IO[bytes], place: int) -> int:
+    """The place behind the first line end at `place` or later: the same for who ends there and who begins."""
+    if not place:
+        return 0
+    stream.seek(place)
+    return place + skip_line(stream)
+
+
+class _Until:
+    """The next `left` bytes of a stream."""
+
+    def __init__(self, stream: IO[bytes], left: int) -> None:
+        self._stream, self._left = stream, left
+
+    def read1(self, size: int) -> bytes:
+        """At most `size` bytes, none at the end."""
+        block = self._stream.read(min(size, self._left))
+        self._left -= len(block)
+        return block
 
 
 def _cut(raw: bytearray, near: int, encoding: str) -> int:
