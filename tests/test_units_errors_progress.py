@@ -1,6 +1,9 @@
 """Text that people read: units, error messages, progress lines."""
 
 import math
+import os
+import pty
+import sys
 
 import pytest
 
@@ -70,3 +73,16 @@ def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None
     with Progress("data", 1, quiet=True) as progress:
         progress.advance()
     assert capsys.readouterr().err == ""
+
+
+def test_a_line_of_a_terminal_moves_while_nobody_advances_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = pty.openpty()
+    with open(writing, "w", buffering=1) as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Progress("tokenizer", 5, "characters", turns=True):
+            shown = b""
+            while b"/ " not in shown.replace(b"0/5", b"") or b"- " not in shown:
+                shown += os.read(reading, 4096)
+        os.set_blocking(reading, False)
+        assert b"in " in os.read(reading, 4096).splitlines()[-1]
+    os.close(reading)

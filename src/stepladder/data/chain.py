@@ -90,19 +90,22 @@ def find_copies(job: Job) -> dict[str, Any]:
 def _grow(job: Job, count: int) -> str:
     """Alternate star steps until nothing changes; the folder of the last edges."""
     before, known = "near", (-1, -1)
-    for number in range(1, 200):
-        for large in (True, False):
-            step = f"star/{number:03d}{'a' if large else 'b'}"
-            tasks = [
-                {"partitions": count, "partition": p, "before": before, "step": step, "large": large}
-                for p in range(count)
-            ]
-            results = job.run("star", tasks, [1] * count, "ranges")
-            before = step
-        found = (sum(r["edges"] for r in results), sum(r["sum"] for r in results) & _LARGEST_HASH)
-        if found == known or found[0] == 0:
-            return before
-        known = found
+    # How many rounds it takes is not known before.
+    with Progress("clusters", 0, "rounds", quiet=job.quiet, turns=True) as progress:
+        for number in range(1, 200):
+            for large in (True, False):
+                step = f"star/{number:03d}{'a' if large else 'b'}"
+                tasks = [
+                    {"partitions": count, "partition": p, "before": before, "step": step, "large": large}
+                    for p in range(count)
+                ]
+                results = job.run("star", tasks, [1] * count, "ranges")
+                before = step
+            found = (sum(r["edges"] for r in results), sum(r["sum"] for r in results) & _LARGEST_HASH)
+            progress.update(number, f"{found[0]:,} edges")
+            if found == known or found[0] == 0:
+                return before
+            known = found
     raise AssertionError("the number of rounds grows with the square of the logarithm of the corpus")
 
 
