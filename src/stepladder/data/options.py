@@ -24,6 +24,10 @@ class Dedup:
     bands: int = BANDS
     band_rows: int = BAND_ROWS
 
+    def collision(self, similarity: float) -> float:
+        """Probability that a pair of this Jaccard similarity is proposed."""
+        return 1 - (1 - similarity**self.band_rows) ** self.bands
+
     def problems(self) -> list[str]:
         """What is out of range, in words."""
         wrong = []

@@ -1,6 +1,7 @@
 """`stepladder data`: paths of text in, a corpus folder and a short table of what happened out."""
 
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -172,9 +173,37 @@ def _dry_run(sources: tuple[str, ...], options: Any, *, as_json: bool) -> int:
     print(
         f"about {format_seconds(result['seconds'])} and {format_bytes(result['disk_bytes'])} of disk at work"
     )
-    print(f"share of documents that each rule would remove (of {result['sample_documents']:,} looked at):")
+    print(f"share of documents that each rule would remove (of {result['sample_documents']:,} looked at);")
+    print("what is off removes nothing unless --rules-on names it, then its share more:")
     for domain, entry in result["rules"].items():
         print(f"  {domain}: {entry['documents']:,} documents")
-        for rule, found in entry["removed"].items():
-            print(f"    {rule:24s} {found['share']:6.1%}  {', '.join(found['examples'])}")
+        for line in _rule_lines(entry):
+            print(line)
+    dedup = result["dedup"]
+    chances = ", ".join(f"{100 * chance:.4g} % at {alike}" for alike, chance in result["collisions"].items())
+    told = (
+        f"near-duplicates: a pair is compared with a probability of {chances} of Jaccard similarity "
+        f"({dedup['bands']} bands of {dedup['band_rows']} values), and joined from {dedup['jaccard']} on; "
+        "how many there are is known only after all text is read"
+    )
+    print(textwrap.fill(told, 100))
     return 0
+
+
+def _rule_lines(entry: dict[str, Any]) -> list[str]:
+    """Rules that are on, then those that are off: two lines each, at most 100 columns."""
+    from stepladder.data.card.audit import RULES
+
+    lines = []
+    for state, found in (("", entry["removed"]), ("off", entry["off"])):
+        for rule, counted in sorted(found.items(), key=lambda item: -item[1]["documents"]):
+            if counted["documents"]:
+                why = textwrap.shorten(RULES.get(rule, ""), 51, placeholder=" ...")
+                lines.append(f"    {state:3s} {rule:32s} {counted['share']:5.1%}  {why}".rstrip())
+                ends = ["/".join(name.split("/")[-2:]) for name in counted["examples"]]
+                cut = [name if len(name) <= 28 else name[:25] + "..." for name in ends]
+                lines.append(" " * 8 + ", ".join(cut))
+    if idle := [rule for rule, counted in entry["off"].items() if not counted["documents"]]:
+        told = "off and without effect here: " + ", ".join(idle)
+        lines += textwrap.wrap(told, 96, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    return lines
