@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepladder.data import wordkeys
 from stepladder.data.contamination import ngrams
 from stepladder.data.contamination.decontaminate import (
     INDEX_FOLDER,
@@ -119,7 +120,7 @@ def test_batches_are_cut_without_a_change(monkeypatch: pytest.MonkeyPatch, make_
     texts = pl.Series([make_text(seed, 30 * seed) for seed in range(12)] + ["", None, "two words"])
     index = index_of(make_text(5, 150), "two words of this set are here")
     whole = hits(texts, index)
-    monkeypatch.setattr(ngrams, "_TOGETHER_BYTES", 500)
+    monkeypatch.setattr(wordkeys, "_TOGETHER_BYTES", 500)
     assert sum(1 for _ in words_of(texts)) > 5
     cut = hits(texts, index)
     for name in ("document", "example", "shared", "grams"):

@@ -213,3 +213,12 @@ def test_lines_that_differ_in_blanks_and_case_are_the_same() -> None:
         pl.Series("text", [HEADER, "  " + HEADER.upper().replace(" ", "  ")]), pl.Series("d", ["prose"] * 2)
     )
     assert lines.key[0] == lines.key[1]
+
+
+def test_numbers_are_all_alike_and_underscores_part_words() -> None:
+    one = "on 2024 the version 1.25.3 of some_name took v2 4.5 seconds and 17% more"
+    other = "on 7 the version 30.4 of some name took v19 8 seconds and 0.5% more"
+    values, has_sketch = sketches(pl.Series([one, other, one + " words that are more", "too few words here"]))
+    assert (values[0] == values[1]).all()
+    assert (values[0] != values[2]).any()
+    assert has_sketch.tolist() == [True, True, True, False]

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from stepladder.data.wordkeys import words_of
+
 BANDS, BAND_ROWS, NGRAM = 14, 8, 5
 SKETCH_VALUES = BANDS * BAND_ROWS
 LONG_LINE_CHARS = 60
@@ -17,7 +19,6 @@ LONG_LINE_CHARS = 60
 BOILERPLATE_REPEATS = 3
 _SKETCH_SEED, _LINE_SEED = 42, 11
 _EXACT_SEEDS = (3, 5)
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 # In code only comments and sentences are taken out: a statement that many files share still belongs there.
 _COMMENT = r"^(#|//|/?\*|--|;|\.\.|\"|')"
 _STATEMENT = r"[()\[\]{}=]|^(from|import|class|def|return|raise|assert|if|elif|for|while|with|@)\b|[,:\\]$"
@@ -41,40 +42,21 @@ def sketches(text: Any) -> tuple[np.ndarray, np.ndarray]:
     """((documents, 112) uint32 MinHash values, boolean: has at least one word 5-gram) of a polars column.
 
     Words are lower-cased, numbers are all alike and everything else parts words, as in datatrove: texts that
-    differ in dates and versions only are copies. No Python object per word: words are hashed by polars,
-    n-grams are mixed by numpy, minima are rensa's.
+    differ in dates and versions only are copies. Words and n-grams are numpy's, minima are rensa's.
     """
-    import polars as pl
     from rensa import RMinHash
 
-    words = (
-        pl.DataFrame(
-            {
-                "word": text.str.to_lowercase()
-                .str.replace_all(r"\d+(\.\d+)?", "0")
-                .str.replace_all(r"[^\p{L}\p{N}]+", " ")
-                .str.split(" ")
-            }
-        )
-        .with_row_index("document")
-        .explode("word", empty_as_null=True)
-        .filter(pl.col("word") != "")
-        .select("document", pl.col("word").hash(_SKETCH_SEED))
-    )
-    document, word = words["document"].to_numpy(), words["word"].to_numpy()
-    if len(word) < NGRAM:
-        return np.zeros((len(text), SKETCH_VALUES), dtype=np.uint32), np.zeros(len(text), dtype=bool)
-    last = len(word) - NGRAM + 1
-    gram = word[:last].copy()
-    for step in range(1, NGRAM):
-        gram *= _ODD
-        gram ^= word[step : last + step]
-    whole = document[:last] == document[NGRAM - 1 :]
-    gram, owner = np.ascontiguousarray(gram[whole]), document[:last][whole]
-    offsets = np.searchsorted(owner, np.arange(len(text) + 1)).astype(np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(gram, offsets, SKETCH_VALUES, _SKETCH_SEED)
-    rows = np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(text), SKETCH_VALUES)
-    return rows, np.diff(offsets.astype(np.int64)) > 0
+    rows = np.zeros((len(text), SKETCH_VALUES), dtype=np.uint32)
+    has_sketch = np.zeros(len(text), dtype=bool)
+    for base, words in words_of(text, numbers_alike=True):
+        first = words.first_words(NGRAM)
+        edges = np.searchsorted(words.document[first], np.arange(words.documents + 1)).astype(np.uint64)
+        keys = words.keys(first, NGRAM)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(keys, edges, SKETCH_VALUES, _SKETCH_SEED)
+        own = slice(base, base + words.documents)
+        rows[own] = np.array(matrix.to_rows(), dtype=np.uint32).reshape(words.documents, SKETCH_VALUES)
+        has_sketch[own] = edges[1:] > edges[:-1]
+    return rows, has_sketch
 
 
 def long_lines(text: Any, domain: Any) -> Lines:

@@ -7,8 +7,8 @@ behind it. Only documents close to a limit are walked through one n-gram after a
 
 import numpy as np
 
-from stepladder.data.contamination.ngrams import powers
 from stepladder.data.quality.words import Words
+from stepladder.data.wordkeys import powers
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _POSITIONS = 40
