@@ -26,7 +26,7 @@ RANGE_ROWS = 1_000_000
 _MARGIN = 4
 _LARGEST_HASH = (1 << 64) - 1
 # Steps that take long enough for a progress bar.
-_SHOWN = ("read", "bands", "near", "lines", "trim", "encode")
+_SHOWN = ("read", "bands", "near", "lines", "trim", "contamination", "encode")
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from stepladder.data.card.profile import profile_batch
 from stepladder.data.card.tally import tally
 from stepladder.data.copies.clusters import of_part
 from stepladder.data.copies.dedup import without_lines
-from stepladder.data.copies.lines import LATE_RULES, ONLY_BOILERPLATE, OVERLAP, STAYS
+from stepladder.data.copies.lines import CONTAMINATED, LATE_RULES, ONLY_BOILERPLATE, OVERLAP, STAYS
 from stepladder.data.files import (
     read_arrays,
     read_frame,
@@ -23,7 +23,7 @@ from stepladder.data.files import (
 )
 from stepladder.data.labels import base_of, mixed
 from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from stepladder.store import write_bytes, write_json
+from stepladder.store import write_bytes, write_compact_json
 
 SPLITS = ("train", "heldout")
 # What boilerplate leaves of a document must still be most of one: torn licences teach nothing.
@@ -171,9 +171,9 @@ def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     final = np.flatnonzero(own["split"] != GONE)
     told = kept.select("source", "domain", "licence", "language", "date")[final]
     told = told.with_columns(texts.gather(final).alias("text"))
-    write_json(work / "encode" / f"{name}.profile", profile_batch(told, arguments["profile_one_in"]))
+    write_compact_json(work / "encode" / f"{name}.profile", profile_batch(told, arguments["profile_one_in"]))
     rules = np.array(LATE_RULES, dtype=object)[own["verdict"]]
-    write_json(work / "encode" / f"{name}.tally", tally(base_of(name), meta, rules, own))
+    write_compact_json(work / "encode" / f"{name}.tally", tally(base_of(name), meta, rules, own))
     return result
 
 
@@ -190,6 +190,9 @@ def _final(work: Path, name: str) -> dict[str, np.ndarray]:
     verdict[goes] = OVERLAP
     similarity[goes] = shares[np.searchsorted(dropped, ids[goes])]
     split[verdict[own["place"]] == OVERLAP] = GONE
+    found = read_arrays(work / "contamination" / f"{name}.npz")
+    goes = own["place"][found["place"]]
+    verdict[goes], similarity[goes], split[found["place"]] = CONTAMINATED, found["share"], GONE
     return {
         **own,
         "verdict": verdict,

@@ -1,7 +1,7 @@
-"""Sources and options in, a corpus folder out: read, deduplicate, trim, split, train a tokenizer, encode.
+"""Sources and options in, a corpus folder out: read, deduplicate, split, train a tokenizer, encode.
 
 Each stage leaves its result under OUT/.work, so that an interrupted run goes on where it was; OUT itself
-gets `tokenizer.json`, `train/`, `heldout/`, `index.json`, `audit.json`, `DATA_CARD.md`,
+gets `tokenizer.json`, `train/`, `heldout/`, `ngrams/`, `index.json`, `audit.json`, `DATA_CARD.md`,
 `quarantine.jsonl.zst`, `croissant.json` and, last, `corpus.json`.
 """
 
@@ -22,6 +22,9 @@ from stepladder.data.card.datacard import data_card
 from stepladder.data.card.profile import describe, merge_profiles, one_in
 from stepladder.data.card.tally import add_up
 from stepladder.data.chain import Job, cut_boilerplate, find_copies, hold_out, read_files, sample_texts
+from stepladder.data.contamination.clear import clear_training
+from stepladder.data.contamination.decontaminate import EvaluationIndex
+from stepladder.data.contamination.evaluation_sets import read_evaluations
 from stepladder.data.files import read_arrays, write_packed
 from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
@@ -50,7 +53,7 @@ from stepladder.records import Corpus, Split, from_json, to_json
 from stepladder.store import fingerprint, open_artefact, read_json, write_json, write_text
 
 # Changes whenever the same inputs and options would give other bytes.
-FORMAT = 2
+FORMAT = 3
 CORPUS_FILE, AUDIT_FILE, CARD_FILE, QUARANTINE_FILE = (
     *("corpus.json", "audit.json", "DATA_CARD.md"),
     "quarantine.jsonl.zst",
@@ -82,16 +85,16 @@ def prepare_corpus(
     tasks run; it does not change the result.
 
     Raises:
-        DataError: a source does not exist, or nothing is left to train on or to hold out.
+        DataError: a source or an evaluation set cannot be read, or nothing is left to train on or hold out.
         FingerprintError: `out` holds the corpus of other inputs or options.
         MissingExtraError: the extra `data` is not installed.
     """
     _require_extra()
     clock = _Clock()
     files = with_digests(list_inputs(sources, options))
-    artefact = open_artefact(
-        out, _identity(files, options), next_command=f"stepladder data ... --out {out}-2"
-    )
+    evaluation, examples = _evaluation(options)
+    identity = {**_identity(files, options), "evaluation": examples}
+    artefact = open_artefact(out, identity, next_command=f"stepladder data ... --out {out}-2")
     if artefact.is_done:
         return from_json(Corpus, read_json(out / CORPUS_FILE))
     with executor(options.processes(sum(file.num_bytes for file in files))) as pool:
@@ -102,6 +105,7 @@ def prepare_corpus(
         copies = find_copies(job)
         trimmed = cut_boilerplate(job)
         unit = hold_out(job, trimmed)
+        cleared = clear_training(job, out, evaluation)
         clock.save()
         is_fast = _tokenizer(job, out, choose)
         clock.save()
@@ -113,6 +117,7 @@ def prepare_corpus(
         "vocabulary": read_json(vocabulary) if vocabulary.exists() else {},
         "pii": merge_counts([part["pii"] for part in job.parts]),
         **copies,
+        **cleared,
     }
     audit = make_audit(job.work, tallied, quarantined, trimmed, index, decided)
     corpus = _corpus(audit, index, clock.read())
@@ -282,6 +287,14 @@ def _corpus(audit: dict[str, Any], index: dict[str, Any], spent: tuple[float, fl
         cpu_seconds=round(spent[1], 3),
         fingerprint=fingerprint(index),
     )
+
+
+def _evaluation(options: CorpusOptions) -> tuple[EvaluationIndex | None, str]:
+    """The n-grams of all evaluation sets, and what stands for their contents wherever the files lie."""
+    sets = read_evaluations([Path(name) for name in options.cleaning.evaluation_sets])
+    if not sets:
+        return None, ""
+    return EvaluationIndex.build(sets), fingerprint([[one.name, one.texts] for one in sets])
 
 
 def _identity(files: Sequence[SourceFile], options: CorpusOptions) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.data import finish, reading
+from stepladder.data.contamination import steps as contamination
 from stepladder.data.copies import clusters, lines
-from stepladder.store import read_json, write_json
+from stepladder.store import read_json, write_compact_json
 
 Step = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -28,6 +29,8 @@ STEPS: dict[str, Step] = {
     "groups": finish.groups_step,
     "split": finish.split_step,
     "overlap": lines.overlap_step,
+    "contamination": contamination.contamination_step,
+    "ngrams": contamination.ngrams_step,
     "sample": finish.sample_step,
     "encode": finish.encode_step,
 }
@@ -40,5 +43,5 @@ def run_step(name: str, arguments: Mapping[str, Any]) -> Any:
     if done.exists():
         return read_json(done)
     result = STEPS[name](arguments)
-    write_json(done, result)
+    write_compact_json(done, result)
     return result

@@ -11,15 +11,17 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 app = App(name="data", result_action="return_value")
+app.command(
+    "stepladder.verbs.data_check:check",
+    name="check",
+    help="Look for later test examples in the training text of a corpus, by the n-grams that it kept.",
+)
 
 
 @app.default
 def data(
     *sources: Annotated[
-        str,
-        Parameter(
-            help="Files, folders, globs, or python:installed, python:code, python:prose, python:docstrings."
-        ),
+        str, Parameter(help="Files, folders, globs, or python:installed, :code, :prose, :docstrings.")
     ],
     out: Annotated[Path, Parameter(help="Folder of the corpus.")] = Path("corpus"),
     vocab_size: Annotated[str, Parameter(help="Tokens of the vocabulary, or auto: by measurement.")] = "4096",
@@ -29,7 +31,7 @@ def data(
     max_bytes: Annotated[int, Parameter(help="Cap on the input: a sample of whole files (0: none).")] = 0,
     text_column: Annotated[str, Parameter(help="Column of JSON lines and Parquet.")] = "text",
     language: Annotated[
-        tuple[str, ...], Parameter(help="Keep this language only (repeat for several).", negative="")
+        tuple[str, ...], Parameter(help="A language to keep (repeatable).", negative="")
     ] = (),
     dedup_jaccard: Annotated[float, Parameter(help="Similarity from which texts are duplicates.")] = 0.8,
     column: Annotated[
@@ -42,6 +44,9 @@ def data(
     ] = (),
     rules_off: Annotated[tuple[str, ...], Parameter(help="A rule or set to leave out.", negative="")] = (),
     pii: Annotated[str, Parameter(help="Personal data and secrets: replace, drop or keep.")] = "replace",
+    evaluation: Annotated[
+        tuple[str, ...], Parameter(help="File or folder of test examples to keep out.", negative="")
+    ] = (),
     workers: Annotated[int, Parameter(help="Processes (0: one a core); the result is the same.")] = 0,
     executor: Annotated[str, Parameter(help="Where tasks run: local, ray, ray://HOST:PORT.")] = "local",
     dry_run: Annotated[bool, Parameter(negative="", help="Estimate from a sample, write nothing.")] = False,
@@ -64,7 +69,12 @@ def data(
         workers=workers,
         reading=Reading(text_column=text_column, columns=_pairs(column)),
         cleaning=Cleaning(
-            languages=language, quality=quality, rules_on=rules_on, rules_off=rules_off, pii=pii
+            languages=language,
+            quality=quality,
+            rules_on=rules_on,
+            rules_off=rules_off,
+            pii=pii,
+            evaluation_sets=evaluation,
         ),
     )
     if dry_run:

@@ -54,6 +54,7 @@ RULES = {
     "near_duplicate": "word 5-grams almost as in another, longer document",
     "only_boilerplate": "more than half of it were lines that many other documents have",
     "heldout_overlap": "held out, but 30 % or more of its long lines stand in training text",
+    "contaminated": "training text that holds half or more of an example of an evaluation set",
 }
 
 
@@ -88,6 +89,8 @@ def make_audit(
         },
         "quarantined": dict(quarantined),
         "pii": decided["pii"],
+        "contamination": _with_files(work, decided["contamination"]),
+        "ngrams": decided["ngrams"],
         "profile": tallied["profile"],
         **{name: _largest_first(tallied[name]) for name in ("sources", "domains", "languages", "licences")},
         "rules_by_domain": tallied["rules_by_domain"],
@@ -117,11 +120,22 @@ def _removed(work: Path, removed: Mapping[str, Any]) -> dict[str, Any]:
             example: dict[str, Any] = {"source": drawn["source"], "head": drawn["head"]}
             if drawn["like"] != NOBODY:
                 example["like"] = heads(work, drawn["like"])[0]
-            if drawn["like"] != NOBODY or rule == "heldout_overlap":
+            if drawn["like"] != NOBODY or rule in ("heldout_overlap", "contaminated"):
                 example["similarity"] = drawn["similarity"]
             examples.append(example)
         out[rule] = {"why": RULES.get(rule, ""), **removed[rule], "examples": examples}
     return out
+
+
+def _with_files(work: Path, contamination: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary by evaluation set; its worst examples name the file that holds them."""
+    return {
+        name: {
+            **entry,
+            "worst": [{**one, "document": heads(work, one["document"])[0]} for one in entry["worst"]],
+        }
+        for name, entry in contamination.items()
+    }
 
 
 def _largest_first(entries: Mapping[str, dict[str, int]]) -> dict[str, dict[str, int]]:

@@ -191,6 +191,11 @@ def _steps(audit: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
         f"{audit['totals']['normalised_bytes']:,} bytes less",
         *removed,
         f"boilerplate lines cut: {audit['boilerplate']['lines']:,}",
+        *[
+            f"compared with {entry['examples']:,} examples of the evaluation set {name} by runs of words: "
+            f"{entry['removed']:,} training documents removed"
+            for name, entry in (audit.get("contamination") or {}).items()
+        ],
         f"held out by {audit['held_out_unit']}, seed {options.get('seed', 0)}",
         f"tokenised with a byte-level BPE of {audit['vocab_size']:,} tokens trained on the training text",
     ]

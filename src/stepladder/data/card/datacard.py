@@ -63,6 +63,7 @@ def data_card(audit: Mapping[str, Any], options: CorpusOptions, sources: Sequenc
         *profile_sections(audit.get("profile")),
         *personal_data(audit.get("pii"), options.cleaning.pii),
         *evaluation_sets(audit.get("contamination")),
+        *_examples_found(audit.get("contamination")),
         "## Uses, limits and biases",
         *[f"- {sentence}" for sentence in uses_and_limits(audit)],
     ]
@@ -114,6 +115,23 @@ def _quarantine(quarantined: Mapping[str, Any]) -> list[str]:
         return ["Every file and record could be read."]
     lines = [f"{quarantined['documents']:,} files or records could not be read (`quarantine.jsonl.zst`):"]
     return lines + [f"- {count:,}: {inline(reason)}" for reason, count in quarantined["reasons"].items()]
+
+
+def _examples_found(contamination: Mapping[str, Any] | None) -> list[str]:
+    if not contamination:
+        return []
+    return [
+        "A training document is removed when it holds half or more of an example's runs of 8 words (`at "
+        "share` counts such examples), or when half or more of its own runs stand in one example; examples "
+        "of 5 to 7 words (`short`) only as a whole and in short documents, those below 5 (`unchecked`) not "
+        "at all. Held-out documents are not compared. Most of an example found in one training document:",
+        *[
+            f"- `{inline(name)}`, example {one['example'] + 1}, {one['share']:.0%} in "
+            f"`{inline(one['document'])}`: `{inline(one['head'])}`"
+            for name, entry in contamination.items()
+            for one in entry.get("worst", [])
+        ],
+    ]
 
 
 def _shares(audit: Mapping[str, Any], name: str) -> list[str]:

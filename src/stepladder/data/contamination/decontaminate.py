@@ -28,17 +28,18 @@ from stepladder.data.quality.clean import normalise
 from stepladder.errors import DataError, StoreError
 
 # PaLM calls an example contaminated from 70 % of its 8-grams on (Chowdhery et al. 2022, section 8), GPT-3
-# from one 13-gram on (Brown et al. 2020, appendix C), Llama 2 dirty when 80 % of its tokens lie in shared
-# runs of more than 10 (Touvron et al. 2023, appendix A.6). Of copies of 40 words with one word in twenty
-# changed, 0.5 finds 80 %, 0.7 only 50 % (bench/data/decontaminate.py, python:docstrings).
+# from one n-gram on, of 8 to 13 words by the lengths of the set (Brown et al. 2020, appendix C), Llama 2
+# dirty when 80 % of its tokens lie in shared runs of more than 10 tokens (Touvron et al. 2023, appendix A.6).
+# Of copies of 40 words with one word in twenty changed, 0.5 finds 80 %, 0.7 only 50 %
+# (bench/data/decontaminate.py, python:docstrings).
 SHARE = 0.5
 # Fewer shared n-grams than this (10 words in a row) do not make a document go, unless they are all that an
 # example of 8 or 9 words has.
 SHARED_LEAST = 3
 # An example of 5 to 7 words must stand word for word in a document of at most 16, so that it is about a third
 # of it. In longer ones such runs stand by chance: 2,000 lines of docstrings, looked for everywhere, took away
-# 15 % of the other documents (41 MB of python:docstrings). GPT-3 takes no n-gram below 8 words either.
-# Examples below 5 words are counted as unchecked.
+# 15 % of the other documents (41 MB of python:docstrings). GPT-3 takes 8 words or more, but for
+# synthetic tasks. Examples below 5 words are counted as unchecked.
 SHORTEST_WORDS, SHORT_DOCUMENT_WORDS = 5, 2 * NGRAM
 # An n-gram of more examples than this is of the wording that a set gives to all of its examples. SQuAD has
 # 4.6 questions a paragraph (107,785 on 23,215, Rajpurkar et al. 2016), so its paragraphs stay far below.

@@ -13,7 +13,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,8 @@ def read_evaluation(path: Path, fields: Sequence[str] = ()) -> EvaluationSet:
     Raises:
         DataError: the file is missing, of another kind or damaged (with its line), or an example has no text.
     """
-    name = path.name.lower()
-    for ending in COMPRESSIONS:
-        name = name.removesuffix(ending)
-    kind = Path(name).suffix
+    name = _plain(path)
+    kind = Path(name).suffix.lower()
     if kind not in _READERS:
         raise DataError(
             f"{path} is of no kind that holds evaluation examples",
@@ -83,6 +81,46 @@ def read_evaluation(path: Path, fields: Sequence[str] = ()) -> EvaluationSet:
     if not texts:
         raise _unreadable(path, "no example in it")
     return EvaluationSet(name=Path(name).stem, texts=tuple(texts))
+
+
+def read_evaluations(paths: Sequence[Path]) -> list[EvaluationSet]:
+    """The sets in files and in folders, in the order given; each file once.
+
+    Of a folder all files count whose kind is known, in the order of their paths. Sets are named after their
+    files, and with as many folders above them as it takes to tell all apart: `arc/test.jsonl`.
+
+    Raises:
+        DataError: as `read_evaluation`, or a folder holds no such file.
+    """
+    files = list(dict.fromkeys(file.absolute() for path in paths for file in _files(path)))
+    names = [Path(_plain(file)).stem for file in files]
+    depth = 0
+    while len(set(names)) < len(names):
+        depth += 1
+        names = ["/".join(file.parts[-depth:]) for file in files]
+    return [replace(read_evaluation(file), name=name) for file, name in zip(files, names, strict=True)]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        file for file in path.rglob("*") if Path(_plain(file)).suffix in _READERS and file.is_file()
+    )
+    if not found:
+        raise DataError(
+            f"{path} holds no evaluation set", allowed=f"files of the kinds {', '.join(_READERS)}"
+        )
+    return found
+
+
+def _plain(path: Path) -> str:
+    """The name of a file without the ending of its compression."""
+    name = path.name
+    for ending in COMPRESSIONS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
 
 
 def _unreadable(path: Path, reason: str) -> DataError:

@@ -25,8 +25,11 @@ from stepladder.data.files import (
 from stepladder.data.labels import NOBODY, base_of, ids_of, part_name
 
 # What the steps after reading decide about a document, in the order of the pipeline.
-STAYS, EXACT, NEAR, ONLY_BOILERPLATE, OVERLAP = range(5)
-LATE_RULES = ("", "exact_duplicate", "near_duplicate", "only_boilerplate", "heldout_overlap")
+STAYS, EXACT, NEAR, ONLY_BOILERPLATE, OVERLAP, CONTAMINATED = range(6)
+LATE_RULES = (
+    *("", "exact_duplicate", "near_duplicate", "only_boilerplate", "heldout_overlap"),
+    "contaminated",
+)
 
 
 def lines_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +108,12 @@ def overlap_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     key, document = key[~goes], document[~goes]
     place = np.searchsorted(held, document)
     is_held = held[np.minimum(place, len(held) - 1)] == document if len(held) else np.zeros(len(key), bool)
-    shared = np.isin(key[is_held], np.unique(key[~is_held]))
+    # Sorted already: `isin` would send both through a hash table.
+    training, asked = key[~is_held], key[is_held]
+    at = np.searchsorted(training, asked)
+    shared = (
+        training[np.minimum(at, len(training) - 1)] == asked if len(training) else np.zeros(len(at), bool)
+    )
     own = place[is_held]
     write_array(
         work / "overlap" / f"{arguments['index']:05d}.npy",
