@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepladder import __version__
-from stepladder.data.options import CorpusOptions, Dedup
+from stepladder.data.options import Cleaning, CorpusOptions, Dedup
 from stepladder.data.prepare import load_corpus, prepare_corpus
 from stepladder.errors import FingerprintError, PlanError, StoreError
 from stepladder.eval.table import TaskTable, task_table
@@ -53,6 +53,7 @@ from stepladder.records import (
 )
 from stepladder.report.build import build_report
 from stepladder.store import open_artefact, read_json, write_json
+from stepladder.tune.evaluation import evaluation_files
 from stepladder.tune.examples import example_task
 from stepladder.tune.run import TuneOptions, tune_task
 from stepladder.tune.tasks import read_task
@@ -124,26 +125,26 @@ def open_climb(climb: Climb) -> Machine:
 def prepare(climb: Climb) -> Corpus:
     """Text of the brief → corpus/."""
     brief = climb.brief
+    files = [name for name in brief.data.tasks if not name.startswith(EXAMPLE)]
+    sets = evaluation_files(files, climb.folder / "evaluation", examples=climb.tune_examples)
     options = CorpusOptions(
         vocab_size=int(climb.override("vocab_size", CorpusOptions().vocab_size)),
         held_out=brief.data.held_out,
         seed=int(climb.override("seed", 0)),
         dedup=Dedup(jaccard=climb.override("dedup_jaccard", Dedup().jaccard)),
+        cleaning=Cleaning(evaluation_sets=sets),
         max_bytes=int(climb.override("max_input_bytes", 0)),
     )
     folder = climb.folder / "corpus"
     try:
         corpus = prepare_corpus(brief.data.sources, folder, options, quiet=climb.quiet)
     except FingerprintError:
-        # The same sources may hold other text by now (a package was installed): a climb keeps its corpus.
+        # Sources and tasks may hold other text by now (a package was installed): a climb keeps its corpus.
         asked = read_json(climb.folder / BRIEF_FILE)["data"]["sources"]
         if asked != list(brief.data.sources) or not (folder / "corpus.json").exists():
             raise
         corpus = load_corpus(folder)
-        climb.say(
-            "data",
-            "the text of the sources has changed since; this climb keeps the corpus that it began with",
-        )
+        climb.say("data", "the text has changed since; this climb keeps the corpus that it began with")
     climb.say(
         "data",
         f"{format_count(corpus.tokens)} tokens from {corpus.kept_documents:,} of "

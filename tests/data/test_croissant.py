@@ -40,7 +40,7 @@ def test_files_are_described_as_they_are(prepared: tuple[Path, Corpus], descript
 
 def test_shards_are_a_set_for_each_split(prepared: tuple[Path, Corpus], description: dict[str, Any]) -> None:
     sets = {e["@id"]: e for e in description["distribution"] if e["@type"] == "cr:FileSet"}
-    assert sorted(sets) == ["heldout-shards", "train-shards"]
+    assert sorted(sets) == ["heldout-shards", "ngrams", "train-shards"]
     found = list(prepared[0].glob(sets["train-shards"]["includes"]))
     size = sum(path.stat().st_size for path in found)
     assert sets["train-shards"]["description"].startswith(f"{len(found)} shards, {size:,} bytes")

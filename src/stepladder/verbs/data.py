@@ -30,9 +30,7 @@ def data(
     seed: Annotated[int, Parameter(help="Chooses the sample, the held-out files and the order.")] = 0,
     max_bytes: Annotated[int, Parameter(help="Cap on the input: a sample of whole files (0: none).")] = 0,
     text_column: Annotated[str, Parameter(help="Column of JSON lines and Parquet.")] = "text",
-    language: Annotated[
-        tuple[str, ...], Parameter(help="A language to keep (repeatable).", negative="")
-    ] = (),
+    language: Annotated[tuple[str, ...], Parameter(help="A language to keep.", negative="")] = (),
     dedup_jaccard: Annotated[float, Parameter(help="Similarity from which texts are duplicates.")] = 0.8,
     column: Annotated[
         tuple[str, ...],

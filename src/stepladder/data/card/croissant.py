@@ -99,7 +99,7 @@ def croissant(
         "isLiveDataset": False,
         **({"inLanguage": languages} if languages else {}),
         **{name: options[name] for name in _GIVEN if options.get(name)},
-        "distribution": _distribution(files, splits),
+        "distribution": [*_distribution(files, splits), *_ngrams(audit)],
         **_responsible(audit, options),
     }
 
@@ -156,6 +156,23 @@ def _distribution(files: Sequence[Mapping[str, Any]], splits: Mapping[str, Any])
             }
         )
     return out
+
+
+def _ngrams(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    kept = audit.get("ngrams")
+    if not kept:
+        return []
+    return [
+        {
+            "@type": "cr:FileSet",
+            "@id": "ngrams",
+            "name": "ngrams",
+            "description": f"Hashes of {kept['keys']:,} runs of {kept['ngram']} words of the training text, "
+            "by which later evaluation sets can be checked.",
+            "encodingFormat": _OTHER_FORMAT,
+            "includes": "ngrams/*",
+        }
+    ]
 
 
 def _responsible(audit: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
