@@ -107,7 +107,7 @@ def test_audit_card_and_croissant_name_the_sets(planted: Path) -> None:
     audit = json.loads((out / "audit.json").read_text())
     quiz, short = audit["contamination"]["quiz"], audit["contamination"]["short"]
     assert [FRESH, 0, 3, 2, 2] == [
-        quiz[name] for name in ("examples", "unchecked", "with_overlap", "at_share", "removed")
+        quiz[name] for name in ("examples", "unchecked", "with_overlap", "contaminated", "removed")
     ]
     assert ["010.txt", "020.txt", "030.txt"] == [one["document"] for one in quiz["worst"]]
     assert [2, 1, 1, 0] == [short[name] for name in ("examples", "unchecked", "short", "removed")]
@@ -117,7 +117,12 @@ def test_audit_card_and_croissant_name_the_sets(planted: Path) -> None:
     }
     card = (out / "DATA_CARD.md").read_text()
     section = card.split("## Text shared with evaluation sets")[1].split("\n## ")[0]
-    for words in ("| `quiz` | 30 |", "`quiz`, example 1, 100% in `010.txt`", "not compared", "reworded"):
+    for words in (
+        "| `quiz` | 30 | 0 | 0 | 3 | 2 | 2 |",
+        "`quiz`, example 1, 100% in `010.txt`",
+        "not compared",
+        "reworded",
+    ):
         assert words in section
     assert "No evaluation set was compared" not in card
     protocol = json.loads((out / "croissant.json").read_text())["rai:dataPreprocessingProtocol"]

@@ -350,7 +350,7 @@ def test_counts_add_up_in_any_order(make_text: MakeText) -> None:
     assert {"a": 4, "b": 3} == {name: entry["removed"] for name, entry in report.items()}
     assert {"a": 6, "b": 4} == {name: entry["examples"] for name, entry in report.items()}
     assert {"a": 4, "b": 3} == {name: entry["with_overlap"] for name, entry in report.items()}
-    assert {"a": 3, "b": 3} == {name: entry["at_share"] for name, entry in report.items()}
+    assert {"a": 3, "b": 3} == {name: entry["contaminated"] for name, entry in report.items()}
     assert [(0, 1.0, 0), (1, 1.0, 6), (2, 1.0, 20)] == [
         (worst["example"], worst["share"], worst["document"]) for worst in report["a"]["worst"]
     ]

@@ -121,10 +121,11 @@ def _examples_found(contamination: Mapping[str, Any] | None) -> list[str]:
     if not contamination:
         return []
     return [
-        "A training document is removed when it holds half or more of an example's runs of 8 words (`at "
-        "share` counts such examples), or when half or more of its own runs stand in one example; examples "
-        "of 5 to 7 words (`short`) only as a whole and in short documents, those below 5 (`unchecked`) not "
-        "at all. Held-out documents are not compared. Most of an example found in one training document:",
+        "A training document is removed when it holds half or more of an example's runs of 8 words "
+        "(`contaminated` counts such examples), or when half or more of its own runs stand in one example; "
+        "examples of 5 to 7 words (`short`) only as a whole and in short documents, those below 5 "
+        "(`unchecked`) not at all. Held-out documents are not compared. Most of an example found in one "
+        "training document:",
         *[
             f"- `{inline(name)}`, example {one['example'] + 1}, {one['share']:.0%} in "
             f"`{inline(one['document'])}`: `{inline(one['head'])}`"

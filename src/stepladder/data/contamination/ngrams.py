@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stepladder.data.files import key_range, read_arrays, read_range, write_array, write_arrays
-from stepladder.data.wordkeys import words_of
+from stepladder.data.wordkeys import Words, words_of
 from stepladder.errors import StoreError
 from stepladder.store import read_json, write_json
 
@@ -34,15 +34,20 @@ _INDEX_FILE = "index.json"
 _FORMAT = 1
 
 
-def write_part(path: Path, text: Any) -> dict[str, int]:
+def write_part(
+    path: Path, text: Any, known: Sequence[tuple[int, Words]] = (), gone: np.ndarray | None = None
+) -> dict[str, int]:
     """Write the sorted keys of every `STEP`-th n-gram of each text of a polars column as PATH.key.npy.
 
-    The result counts the keys and the bytes of text. A part takes 8 bytes a key, and may go after the merge.
+    `known` is `words_of` the column where somebody needs it as well, `gone` marks texts to leave out. The
+    result counts the keys and the bytes of text. A part takes 8 bytes a key, and may go after the merge.
     """
     found = []
-    for _, words in words_of(text):
+    for base, words in known or words_of(text):
         first = words.first_words(NGRAM)
         first = first[words.place[first] % STEP == 0]
+        if gone is not None:
+            first = first[~gone[base + words.document[first]]]
         found.append(words.keys(first, NGRAM))
     key = distinct(np.concatenate(found)) if found else np.zeros(0, dtype=np.uint64)
     write_array(Path(f"{path}.key.npy"), key)

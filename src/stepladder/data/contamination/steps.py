@@ -15,6 +15,7 @@ from stepladder.data.contamination.ngrams import merge_range, write_part
 from stepladder.data.files import part_names, read_arrays, read_frame, write_arrays
 from stepladder.data.finish import TRAIN
 from stepladder.data.labels import base_of
+from stepladder.data.wordkeys import Words, words_of
 from stepladder.store import write_compact_json
 
 EVALUATION_FILE = "evaluation.npz"
@@ -25,18 +26,20 @@ def contamination_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     work, name = Path(arguments["folder"]), arguments["part"]
     place = np.flatnonzero(np.load(work / "split" / f"{name}.npy") == TRAIN)
     text = read_frame(work / "trim" / f"{name}.text")["text"].gather(place)
+    words: list[tuple[int, Words]] = []
     goes, share = np.zeros(len(place), dtype=bool), np.zeros(len(place))
     if arguments["compare"]:
         path = work / EVALUATION_FILE
         index = _index(str(path), path.stat().st_mtime_ns)
-        found = hits(text, index)
+        words = list(words_of(text))
+        found = hits(text, index, words)
         goes, _, share = contaminated(found, index)
         trimmed = read_arrays(work / "trim" / f"{name}.npz")["place"][place]
         ids = np.uint64(base_of(name)) + np.load(work / "read" / f"{name}.rows.npy")[trimmed]
         write_compact_json(work / "contamination" / f"{name}.tally", tally(found, index, ids))
     stem = work / "contamination" / name
     write_arrays(Path(f"{stem}.npz"), {"place": place[goes], "share": share[goes].astype(np.float32)})
-    keys = write_part(stem, text.filter(~goes))["keys"]
+    keys = write_part(stem, text, words, goes)["keys"]
     return {"documents": int((~goes).sum()), "removed": int(goes.sum()), "keys": keys}
 
 
