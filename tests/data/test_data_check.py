@@ -203,6 +203,20 @@ def test_sets_of_one_name_are_told_apart_and_a_file_counts_once(tmp_path: Path) 
     assert ["test"] == [one.name for one in read_evaluations([tmp_path / "arc"])]
 
 
+def test_sets_are_named_on_the_command_line(
+    planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", str(planted / "in"), "--out", str(tmp_path / "out"), "--vocab-size", "300"]
+    words += ["--held-out", str(planted / "held")]
+    for name in ("quiz.jsonl", "short.txt"):
+        words += ["--evaluation", str(planted / "sets" / name)]
+    assert 0 == main(words)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [["2"]] == [row[1:2] for row in rows if row[0] == "contaminated"]
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert {"quiz", "short"} == set(audit["contamination"])
+
+
 def test_a_later_set_is_checked_from_the_command_line(
     planted: Path, tmp_path: Path, make_text: MakeText, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ def quarantine(out: Path) -> list[str]:
 def digests(out: Path) -> dict[str, str]:
     """SHA-256 of every file that must be equal for equal inputs."""
     paths = [out / name for name in SAME_FILES] + sorted(out.glob("*/*.bin")) + sorted(out.glob("*/*.i64"))
+    paths += sorted((out / "ngrams").iterdir())
     return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
