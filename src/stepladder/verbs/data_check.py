@@ -11,6 +11,7 @@ _WORST = 3
 
 def check(
     corpus: Annotated[Path, Parameter(help="Folder of a corpus that `stepladder data` wrote.")],
+    /,
     *,
     against: Annotated[
         tuple[Path, ...],
