@@ -4,7 +4,7 @@ The process that runs this holds a small record of each task and, of single docu
 by the size of the held-out text and of the tokenizer's sample.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ RANGE_ROWS = 1_000_000
 _MARGIN = 4
 _LARGEST_HASH = (1 << 64) - 1
 # Steps that take long enough for a progress bar.
-_SHOWN = ("read", "bands", "near", "lines", "trim", "contamination", "encode")
+_SHOWN = ("read", "bands", "near", "lines", "trim", "contamination", "portray", "encode")
 
 
 @dataclass(slots=True)
@@ -45,13 +45,16 @@ class Job:
     ) -> list[Any]:
         """Run the tasks of a step with a progress bar; `sizes` says how much of `unit` each of them is."""
         full = [{"folder": str(self.work), "index": index, **task} for index, task in enumerate(tasks)]
-        with Progress(step, sum(sizes), unit, quiet=self.quiet or step not in _SHOWN) as progress:
+        quiet = self.quiet or step not in _SHOWN
+        with Progress(step, sum(sizes), unit, quiet=quiet, turns=step == "portray") as progress:
             return self.executor.run(step, full, lambda index, _: progress.advance(sizes[index]))
 
-    def over_parts(self, step: str, **arguments: Any) -> list[Any]:
-        """Run a step over all parts."""
-        tasks = [{"part": part["name"], **arguments} for part in self.parts]
-        return self.run(step, tasks, [part["documents"] for part in self.parts], "documents")
+    def over_parts(self, step: str, first: Mapping[str, Any] | None = None, **arguments: Any) -> list[Any]:
+        """Run a step over all parts; `first` is a task of another step that is begun before them."""
+        before = [] if first is None else [first]
+        tasks = [*before, *({"part": part["name"], **arguments} for part in self.parts)]
+        sizes = [*(0 for _ in before), *(part["documents"] for part in self.parts)]
+        return self.run(step, tasks, sizes, "documents")
 
     def over_ranges(self, step: str, count: int, **arguments: Any) -> list[Any]:
         """Run a step over `count` ranges of keys."""
@@ -196,19 +199,14 @@ def _check_split(documents: int, held: int, dropped: int) -> None:
             )
 
 
-def sample_texts(job: Job, bytes_by_source: Mapping[str, int], quota: Mapping[str, int]) -> Iterator[str]:
-    """Training texts drawn by hash until the quota of each source is reached, in the order of their ids."""
+def draw_sample(job: Job, bytes_by_source: Mapping[str, int], quota: Mapping[str, int]) -> dict[str, int]:
+    """Draw training texts by hash; for each source the hash up to which its texts fill its quota of bytes."""
     limits = {}
     for source, wanted in quota.items():
         share = _MARGIN * wanted / max(bytes_by_source[source], 1)
         limits[source] = _LARGEST_HASH if share >= 1 else int(share * _LARGEST_HASH)
     job.over_parts("sample", limits=limits, seed=job.options.seed)
-    cut = _cuts(job, quota)
-    for name in part_names(job.work):
-        frame = read_frame(job.work / "sample" / f"{name}.text")
-        for order, source, text in frame.iter_rows():
-            if order <= cut[source]:
-                yield text
+    return _cuts(job, quota)
 
 
 def _cuts(job: Job, quota: Mapping[str, int]) -> dict[str, int]:

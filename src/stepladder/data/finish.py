@@ -1,4 +1,4 @@
-"""Parts with their verdicts in; trimmed text, the groups to hold out, a sample, token ids and a tally out."""
+"""Parts with their verdicts in; trimmed text, the groups to hold out, a sample and token ids out."""
 
 import functools
 import hashlib
@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from stepladder.data.card.profile import profile_batch
-from stepladder.data.card.tally import tally
 from stepladder.data.copies.clusters import of_part
 from stepladder.data.copies.dedup import without_lines
-from stepladder.data.copies.lines import CONTAMINATED, LATE_RULES, ONLY_BOILERPLATE, OVERLAP, STAYS
+from stepladder.data.copies.lines import CONTAMINATED, ONLY_BOILERPLATE, OVERLAP, STAYS
 from stepladder.data.files import (
     read_arrays,
     read_frame,
@@ -23,7 +21,7 @@ from stepladder.data.files import (
 )
 from stepladder.data.labels import base_of, mixed
 from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from stepladder.store import write_bytes, write_compact_json
+from stepladder.store import write_bytes
 
 SPLITS = ("train", "heldout")
 # What boilerplate leaves of a document must still be most of one: torn licences teach nothing.
@@ -119,7 +117,7 @@ def sample_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     import polars as pl
 
     work, name = Path(arguments["folder"]), arguments["part"]
-    own = _final(work, name)
+    own = decided(work, name)
     texts = read_frame(work / "trim" / f"{name}.text")["text"]
     meta = read_frame(work / "read" / f"{name}.meta").filter(pl.col("rule").is_null())[own["place"]]
     ids = np.uint64(base_of(name)) + own["rows"].astype(np.uint64)
@@ -139,14 +137,14 @@ def sample_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A part → token ids, tokens per document and source numbers of each split, and the part's tally."""
+    """A part → token ids, tokens per document and source numbers of each split."""
     import polars as pl
 
     work, name = Path(arguments["folder"]), arguments["part"]
     tokenizer = _tokenizer(arguments["tokenizer"], Path(arguments["tokenizer"]).stat().st_mtime_ns)
     if not arguments["fast"]:
         tokenizer.use_slow()
-    own = _final(work, name)
+    own = decided(work, name)
     meta = read_frame(work / "read" / f"{name}.meta")
     kept = meta.filter(pl.col("rule").is_null())[own["place"]]
     texts = read_frame(work / "trim" / f"{name}.text")["text"]
@@ -168,16 +166,10 @@ def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
             "documents": len(chosen),
             "num_bytes": int(mine.str.len_bytes().sum()),
         }
-    final = np.flatnonzero(own["split"] != GONE)
-    told = kept.select("source", "domain", "licence", "language", "date")[final]
-    told = told.with_columns(texts.gather(final).alias("text"))
-    write_compact_json(work / "encode" / f"{name}.profile", profile_batch(told, arguments["profile_one_in"]))
-    rules = np.array(LATE_RULES, dtype=object)[own["verdict"]]
-    write_compact_json(work / "encode" / f"{name}.tally", tally(base_of(name), meta, rules, own))
     return result
 
 
-def _final(work: Path, name: str) -> dict[str, np.ndarray]:
+def decided(work: Path, name: str) -> dict[str, np.ndarray]:
     """All that was decided about a part's documents; `split` and `rows` run over the trimmed texts."""
     own = read_arrays(work / "trim" / f"{name}.npz")
     early = read_arrays(work / "lines" / f"{name}.npz")

@@ -19,9 +19,9 @@ import numpy as np
 from stepladder.data.card.audit import make_audit, quarantine_of
 from stepladder.data.card.croissant import CROISSANT_FILE, corpus_files, croissant
 from stepladder.data.card.datacard import data_card
-from stepladder.data.card.profile import describe, merge_profiles, one_in
-from stepladder.data.card.tally import add_up
-from stepladder.data.chain import Job, cut_boilerplate, find_copies, hold_out, read_files, sample_texts
+from stepladder.data.card.profile import describe, one_in
+from stepladder.data.card.steps import fold
+from stepladder.data.chain import Job, cut_boilerplate, draw_sample, find_copies, hold_out, read_files
 from stepladder.data.contamination.clear import clear_training
 from stepladder.data.contamination.decontaminate import EvaluationIndex
 from stepladder.data.contamination.evaluation_sets import read_evaluations
@@ -41,14 +41,12 @@ from stepladder.data.tokens.shards import INDEX_FILE, token_dtype, write_split
 from stepladder.data.tokens.tokenizer import (
     END_ID,
     TOKENIZER_FILE,
-    check_equal,
     load_tokenizer,
-    train_tokenizer,
 )
-from stepladder.data.tokens.vocabulary import cut_tokenizer, measure_vocabulary, sample_quota
+from stepladder.data.tokens.training import is_equal, sampled
+from stepladder.data.tokens.vocabulary import cut_tokenizer, sample_quota
 from stepladder.data.worker import Executor, LocalPool
 from stepladder.errors import DataError, MissingExtraError
-from stepladder.progress import Progress
 from stepladder.records import Corpus, Split, from_json, to_json
 from stepladder.store import fingerprint, open_artefact, read_json, write_json, write_text
 
@@ -66,7 +64,8 @@ _MOST_TASKS = 50_000
 # A range of a large file holds several tasks' bytes, and is a task.
 _RANGE_TASKS = 4
 _PIECE_BYTES, _SMALLEST_PIECE, _PIECES = 1 << 20, 8192, 64
-_CHECKED_DOCUMENTS, _CHECKED_BYTES = 300, 500_000
+# Parts whose portraits one task adds up.
+_FOLDED = 32
 
 
 def prepare_corpus(
@@ -107,9 +106,9 @@ def prepare_corpus(
         unit = hold_out(job, trimmed)
         cleared = clear_training(job, out, evaluation)
         clock.save()
-        is_fast = _tokenizer(job, out, choose)
+        is_fast, told = _tokenizer(job, out, choose)
         clock.save()
-        index, tallied = _encode(job, out, is_fast=is_fast)
+        index = _encode(job, out, is_fast=is_fast)
 
     vocabulary = job.work / VOCABULARY_FILE
     decided = {
@@ -119,6 +118,7 @@ def prepare_corpus(
         **copies,
         **cleared,
     }
+    tallied = {**told["tally"], "profile": describe(told["profile"])}
     audit = make_audit(job.work, tallied, quarantined, trimmed, index, decided)
     corpus = _corpus(audit, index, clock.read())
     write_json(out / AUDIT_FILE, audit)
@@ -191,33 +191,27 @@ def _read(job: Job, out: Path, files: Sequence[SourceFile]) -> dict[str, Any]:
     return quarantined
 
 
-def _tokenizer(job: Job, out: Path, choose: ChooseVocabulary | None) -> bool:
-    """Train on a seeded sample of training documents; whether tiktoken gives equal ids on a sample."""
+def _tokenizer(job: Job, out: Path, choose: ChooseVocabulary | None) -> tuple[bool, dict[str, Any]]:
+    """Train on a seeded sample of training documents, and describe all documents at the same time.
+
+    Whether tiktoken gives equal ids on a sample, and profile and tally of the corpus.
+    """
     sizes = _bytes_by_source(job)
-    texts = list(sample_texts(job, sizes, sample_quota(sizes, None, job.options.tokenizer_sample_bytes)))
-    size = sum(map(len, texts))
-    with Progress("tokenizer", size, "characters", quiet=job.quiet, turns=True) as progress:
-        if not (out / TOKENIZER_FILE).exists():
-            write_text(out / TOKENIZER_FILE, _trained(job, texts, choose))
-        checked, held = [], 0
-        for text in texts[:: max(1, len(texts) // _CHECKED_DOCUMENTS)]:
-            if held < _CHECKED_BYTES:
-                checked.append(text[:_CHECKED_BYTES])
-                held += len(text)
-        is_equal = check_equal(load_tokenizer(out / TOKENIZER_FILE), checked) == 0
-        progress.update(progress.total)
-    return is_equal
-
-
-def _trained(job: Job, texts: list[str], choose: ChooseVocabulary | None) -> str:
-    """JSON text of a tokenizer of the asked size, or of the one that `choose` finds on the measured curve."""
-    if job.options.vocab_size:
-        return train_tokenizer(texts, job.options.vocab_size)
-    assert choose is not None, "vocab_size 0 asks for a choice"
-    curve = measure_vocabulary(texts)
-    chosen = choose(curve.bytes_per_token)
-    write_json(job.work / VOCABULARY_FILE, chosen)
-    return cut_tokenizer(curve.tokenizer, int(chosen["vocab_size"]))
+    cuts = draw_sample(job, sizes, sample_quota(sizes, None, job.options.tokenizer_sample_bytes))
+    training = {"do": "vocabulary", "step": "vocabulary", "cuts": cuts, "vocab_size": job.options.vocab_size}
+    share = one_in(sum(part["num_bytes"] for part in job.parts))
+    told = job.over_parts("portray", first=training, profile_one_in=share)[0]
+    trained = (job.work / "vocabulary" / TOKENIZER_FILE).read_text(encoding="utf-8")
+    if not job.options.vocab_size:
+        assert choose is not None, "vocab_size 0 asks for a choice"
+        chosen = choose({int(size): value for size, value in told["bytes_per_token"]})
+        write_json(job.work / VOCABULARY_FILE, chosen)
+        trained = cut_tokenizer(trained, int(chosen["vocab_size"]))
+    write_text(out / TOKENIZER_FILE, trained)
+    is_fast = told["fast"] if job.options.vocab_size else is_equal(out, list(sampled(job.work, cuts)))
+    names = [part["name"] for part in job.parts]
+    tasks = [{"parts": names[start : start + _FOLDED]} for start in range(0, len(names), _FOLDED)]
+    return is_fast, fold(job.run("fold", tasks, [len(task["parts"]) for task in tasks], "parts"))
 
 
 def _bytes_by_source(job: Job) -> dict[str, int]:
@@ -227,8 +221,8 @@ def _bytes_by_source(job: Job) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _encode(job: Job, out: Path, *, is_fast: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(index of the shards, tally of all documents)."""
+def _encode(job: Job, out: Path, *, is_fast: bool) -> dict[str, Any]:
+    """Index of the shards."""
     tokenizer = load_tokenizer(out)
     dtype = token_dtype(tokenizer.vocab_size)
     sources = list(_bytes_by_source(job))
@@ -238,7 +232,6 @@ def _encode(job: Job, out: Path, *, is_fast: bool) -> tuple[dict[str, Any], dict
         fast=is_fast,
         dtype=dtype.str,
         sources=sources,
-        profile_one_in=one_in(sum(part["num_bytes"] for part in job.parts)),
     )
     index: dict[str, Any] = {
         "dtype": dtype.name,
@@ -254,12 +247,7 @@ def _encode(job: Job, out: Path, *, is_fast: bool) -> tuple[dict[str, Any], dict
         entry["num_bytes"] = sum(result[split]["num_bytes"] for result in results)
         index["splits"][split] = entry
     write_json(out / INDEX_FILE, index)
-    tallied = add_up(read_json(folder / f"{part['name']}.tally") for part in job.parts)
-    profile: dict[str, Any] | None = None
-    for part in job.parts:
-        own = read_json(folder / f"{part['name']}.profile")
-        profile = merge_profiles([profile, own] if profile else [own])
-    return index, {**tallied, "profile": describe(profile) if profile else {}}
+    return index
 
 
 def _encoded(folder: Path, job: Job, split: str) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:

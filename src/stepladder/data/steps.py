@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.data import finish, reading
+from stepladder.data.card import steps as portraits
 from stepladder.data.contamination import steps as contamination
 from stepladder.data.copies import clusters, lines
+from stepladder.data.tokens import training
 from stepladder.store import read_json, write_compact_json
 
 Step = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -32,16 +34,22 @@ STEPS: dict[str, Step] = {
     "contamination": contamination.contamination_step,
     "ngrams": contamination.ngrams_step,
     "sample": finish.sample_step,
+    "vocabulary": training.vocabulary_step,
+    "portray": portraits.portray_step,
+    "fold": portraits.fold_step,
     "encode": finish.encode_step,
 }
 
 
 def run_step(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Run the task `name`, or give back the result that it left on disk."""
+    """Run the task `name`, or give back the result that it left on disk.
+
+    `arguments` may name another folder for its results (`step`) and another task (`do`).
+    """
     folder = Path(arguments["folder"]) / arguments.get("step", name)
     done = folder / f"{arguments['index']:05d}.json"
     if done.exists():
         return read_json(done)
-    result = STEPS[name](arguments)
+    result = STEPS[arguments.get("do", name)](arguments)
     write_compact_json(done, result)
     return result
