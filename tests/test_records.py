@@ -7,6 +7,7 @@ import pytest
 
 from stepladder import records
 from stepladder.errors import StoreError
+from stepladder.ladder.collect import observations_to_columns
 from stepladder.records import (
     Corpus,
     Derived,
@@ -19,7 +20,6 @@ from stepladder.records import (
     Shape,
     Split,
     from_json,
-    observations_to_columns,
     to_json,
 )
 

@@ -2,8 +2,8 @@
 
     python bench/data/chain.py [SOURCE...] [--gigabytes 0.3 1 4] [--folder FOLDER]
 
-Without --gigabytes the sources are prepared once with one process and once with two, and the bytes of both
-results are compared. With it, JSON lines of that size are made first: the sources' text again and again, each
+Without --gigabytes the sources are prepared once with one process on one core and once with two on two, and
+the bytes of both results are compared. With it, JSON lines of that size are made first: the sources' text again and again, each
 time with other words in other places, so that it is not all near-duplicate.
 """
 
@@ -55,6 +55,9 @@ def prepare(sources: list[str], folder: Path, workers: int, max_bytes: int) -> t
     words = [sys.executable, "-m", "stepladder", "data", *sources, "--out", str(out), "--json"]
     words += ["--workers", str(workers), "--max-bytes", str(max_bytes)]
     started = time.monotonic()
+    # One process would otherwise use the threads of polars and of the tokenizer's training on every core.
+    cores = sorted(os.sched_getaffinity(0))[:workers]
+    words = ["taskset", "-c", ",".join(map(str, cores)), *words]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     watch = Watch(process.pid)
     text, _ = process.communicate()

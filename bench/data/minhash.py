@@ -144,7 +144,7 @@ def peer(frames: list[pl.DataFrame], python: str) -> dict[str, Any]:
         return json.loads(out.stdout.splitlines()[-1])
 
 
-def planted(pairs: int = 400, words: int = 600) -> None:
+def planted(pairs: int = 3000, words: int = 600) -> None:
     """Recall of the bands at known similarity, and how alike the pairs are that verification joins."""
     draw = np.random.default_rng(0)
     vocabulary = np.array(["".join(chr(97 + (n >> 4 * k & 15)) for k in range(4)) for n in range(50_000)])

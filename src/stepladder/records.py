@@ -5,7 +5,7 @@ Score → Report. `to_json` and `from_json` convert; files are written by `store
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -206,6 +206,19 @@ class Observation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What a run reads: windows of the joined text, or documents packed and masked, mixed by source.
+
+    `weights` are shares of the samples by source of the corpus, `epochs` passes over a source; sources that
+    neither names are left out, and with neither each source counts as it is large. Both need `documents`.
+    """
+
+    packing: Literal["windows", "documents"] = "windows"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    epochs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """Everything that a training run needs, and why. A rung of the ladder is a small plan.
 
@@ -225,6 +238,7 @@ class Plan:
     limits: Mapping[str, float] = field(default_factory=dict)
     objective: Objective = "causal"
     corpus_fingerprint: str = ""
+    order: Order = field(default_factory=Order)
 
     @property
     def tokens(self) -> int:
@@ -340,6 +354,8 @@ def to_json(noun: Any) -> Any:
     value = _unstructure(noun)
     if isinstance(noun, Plan):
         numbers = value.pop("numbers")
+        if noun.order == Order():
+            value.pop("order")  # plans of before it existed stay the same
         return {**value, **numbers}
     if isinstance(noun, Corpus):
         return {**value, "tokens": noun.tokens}
@@ -369,16 +385,6 @@ def from_json(kind: type[T], value: Any) -> T:
     except BaseValidationError as error:
         problems = "; ".join(transform_error(error, path="$"))
         raise StoreError(f"this is not a {kind.__name__}", got=problems) from error
-
-
-def observations_to_columns(observations: Iterable[Observation]) -> dict[str, list[Any]]:
-    """Observations as columns, notes as further columns, in a fixed order."""
-    rows = list(observations)
-    names = [n for n in Observation.__dataclass_fields__ if n != "notes"]
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
-    for name in sorted({key for row in rows for key in row.notes}):
-        columns[name] = [row.notes.get(name, "") for row in rows]
-    return columns
 
 
 def _unstructure(value: Any) -> Any:

@@ -3,12 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stepladder.models.count import count_params, train_flops_per_token
-from stepladder.records import Observation, Plan, Run, from_json, observations_to_columns
+from stepladder.records import Observation, Plan, Run, from_json
 from stepladder.store import read_json, write_text
 from stepladder.train.meter import EnergyMeter
 
@@ -88,3 +89,13 @@ def write_observations(path: Path, observations: Sequence[Observation]) -> None:
     for values in zip(*columns.values(), strict=True):
         writer.writerow(["" if isinstance(item, float) and math.isnan(item) else item for item in values])
     write_text(path, text.getvalue())
+
+
+def observations_to_columns(observations: Iterable[Observation]) -> dict[str, list[Any]]:
+    """Observations as columns, notes as further columns, in a fixed order."""
+    rows = list(observations)
+    names = [n for n in Observation.__dataclass_fields__ if n != "notes"]
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
+    for name in sorted({key for row in rows for key in row.notes}):
+        columns[name] = [row.notes.get(name, "") for row in rows]
+    return columns

@@ -10,7 +10,7 @@ from stepladder.ladder.design import Rung
 from stepladder.launch.pool import JobFailure, run_many
 from stepladder.models.count import count_params
 from stepladder.progress import Progress
-from stepladder.records import Derived, Layout, Observation, Plan, Recipe, Shape, to_json
+from stepladder.records import Derived, Layout, Observation, Order, Plan, Recipe, Shape, to_json
 from stepladder.store import open_artefact, write_json
 
 
@@ -22,6 +22,7 @@ def rung_plans(
     corpus_fingerprint: str,
     layout: Layout,
     seed: int = 0,
+    order: Order | None = None,
 ) -> list[Plan]:
     """A plan for each rung, named r01, r02, ... in the order of the design. `seed` shifts all seeds."""
     plans = []
@@ -45,6 +46,7 @@ def rung_plans(
                 seed=seed + rung.seed,
                 numbers=numbers,
                 corpus_fingerprint=corpus_fingerprint,
+                order=order or Order(),
             )
         )
     return plans

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stepladder.models.transformer import Transformer
 from stepladder.train.batches import BatchSource
+from stepladder.train.packing import Packed, mask_of
 from stepladder.train.parallel import Ranks
 from stepladder.units import bits_per_byte
 
@@ -36,19 +37,26 @@ class Objective(Protocol):
 
 
 class NextToken:
-    """Causal language modelling on windows of context + 1 tokens."""
+    """Causal language modelling on windows of context + 1 tokens, or on packed documents, each by itself."""
 
     def __init__(self, source: BatchSource, windows: np.ndarray, bytes_per_token: float, ranks: Ranks):
         """`windows` of `source` are held out; `bytes_per_token` is the mean over the held-out split."""
         self._source, self._windows, self._ranks = source, windows, ranks
         self._bytes_per_token = bytes_per_token
 
-    def count(self, batch: np.ndarray) -> int:
+    def count(self, batch: np.ndarray | Packed) -> int:
         """Predicted tokens."""
+        if isinstance(batch, Packed):
+            return int(batch.predicted.sum())
         return batch.shape[0] * (batch.shape[1] - 1)
 
-    def loss(self, model: Transformer, batch: np.ndarray) -> Tensor:
+    def loss(self, model: Transformer, batch: np.ndarray | Packed) -> Tensor:
         """Sum of next-token losses."""
+        if isinstance(batch, Packed):
+            ids, targets, mask = inputs_of(batch, self._ranks.device)
+            places = torch.from_numpy(np.flatnonzero(batch.predicted)).to(self._ranks.device)
+            hidden, targets = model.hidden(ids, mask).flatten(0, 1)[places], targets.flatten()[places]
+            return HeadLoss.apply(hidden, model.lm_head.weight, targets)
         ids, targets = self._split(batch)
         hidden = model.hidden(ids)
         return HeadLoss.apply(hidden.flatten(0, 1), model.lm_head.weight, targets.flatten())
@@ -82,6 +90,16 @@ class NextToken:
     def _split(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         tokens = torch.from_numpy(batch).to(self._ranks.device, non_blocking=True)
         return tokens[:, :-1], tokens[:, 1:]
+
+
+def inputs_of(batch: Packed, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(ids (B, T), targets (B, T), mask (B, 1, T, T), or None where no sample holds two documents)."""
+    tokens = torch.from_numpy(batch.tokens).to(device, non_blocking=True)
+    document = batch.document[:, :-1]
+    if (document == document[:, :1]).all():
+        return tokens[:, :-1], tokens[:, 1:], None
+    mask = torch.from_numpy(mask_of(document)).to(device, non_blocking=True)
+    return tokens[:, :-1], tokens[:, 1:], mask[:, None]
 
 
 class HeadLoss(torch.autograd.Function):

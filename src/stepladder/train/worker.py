@@ -30,12 +30,14 @@ from torch.distributed.tensor import DTensor
 from stepladder.data.tokens.shards import open_split
 from stepladder.errors import StepladderError, StoreError, TrainError
 from stepladder.models.transformer import Attention, Transformer
-from stepladder.records import Plan, Run, Shape, from_json, to_json
+from stepladder.records import Order, Plan, Run, Shape, from_json, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
+from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
 from stepladder.train.loop import Job, Stopped, train
 from stepladder.train.objective import NextToken
+from stepladder.train.source import packed, training_batches
 
 EXIT_USER_ERROR, EXIT_RESUME = 2, 75
 PLAN_FILE, RUN_FILE, ERROR_FILE, STOPPED_FILE = "plan.json", "run.json", "error.json", "stopped.json"
@@ -69,14 +71,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
     model = build_model(plan.shape, plan.seed, attention)
     parallel.place_model(model, plan.layout, ranks)
     context = plan.shape.context_tokens
-    source = BatchSource(
-        open_split(corpus, "train"),
-        context,
-        plan.recipe.batch_tokens // context,
-        plan.seed,
-        (ranks.rank, ranks.world),
-        plan.layout.micro_batch_sequences,
-    )
+    source = training_batches(plan, corpus, out, (ranks.rank, ranks.world))
     heldout = open_split(corpus, "heldout")
     windows = even_windows(len(heldout.tokens), context, HELDOUT_TOKENS)
     reader = BatchSource(heldout, context, ranks.world, plan.seed, (ranks.rank, ranks.world))
@@ -95,10 +90,23 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
     run = train(model, objective, source, job)
     if run.status == "ok":
         write_model(model, plan.shape, out / "model", is_main=ranks.rank == 0)
+        if plan.order != Order():
+            _score_sources(model, plan, corpus, out, ranks)
     if ranks.rank == 0:
         write_json(out / RUN_FILE, to_json(run))
     ranks.barrier()
     return run
+
+
+def _score_sources(model: Transformer, plan: Plan, corpus: Path, out: Path, ranks: parallel.Ranks) -> None:
+    """Held-out loss by document and by source, for runs whose order says what they read."""
+    split = open_split(corpus, "heldout")
+    packing = packed(split, corpus, out, plan.shape.context_tokens)
+    model.eval()
+    with parallel.autocast(plan.layout):
+        scores = score_documents(model, split, packing, bytes_of_tokens(corpus), ranks)
+    if ranks.rank == 0:
+        write_scores(scores, packing.source_names, out)
 
 
 def adopt_plan(plan: Plan, plan_path: Path, out: Path) -> None:

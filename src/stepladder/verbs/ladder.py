@@ -21,8 +21,7 @@ def ladder(
     from stepladder import stages
     from stepladder.brief import load_brief
     from stepladder.ladder.budget import design_for
-    from stepladder.ladder.collect import usable
-    from stepladder.records import observations_to_columns
+    from stepladder.ladder.collect import observations_to_columns, usable
     from stepladder.verbs.climb import keep_brief
 
     loaded = load_brief(brief)

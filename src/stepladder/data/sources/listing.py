@@ -15,7 +15,6 @@ import os
 import stat
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.request import url2pathname
@@ -143,10 +142,7 @@ def sample_files(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list
 
 def with_digests(files: Sequence[SourceFile]) -> list[SourceFile]:
     """The files with the SHA-256 of their bytes; an unreadable one is marked so and quarantined later."""
-    # Hashing leaves Python's lock: several files are hashed at a time.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        digests = list(pool.map(_digest, [file.path for file in files]))
-    return [replace(file, digest=digest) for file, digest in zip(files, digests, strict=True)]
+    return [replace(file, digest=_digest(file.path)) for file in files]
 
 
 def in_ranges(files: Iterable[SourceFile], range_bytes: int) -> Iterator[SourceFile]:

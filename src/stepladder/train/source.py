@@ -1,0 +1,48 @@
+"""A plan and its corpus in; the batches that its order asks for, and packed splits, out."""
+
+from pathlib import Path
+
+from stepladder.data.tokens.shards import TokenArray, open_split
+from stepladder.errors import StoreError, TrainError
+from stepladder.records import Plan
+from stepladder.train.batches import BatchSource
+from stepladder.train.mixture import mix
+from stepladder.train.packing import PackedSource, Packing, open_packing
+
+
+def training_batches(
+    plan: Plan, corpus: Path, out: Path, ranks: tuple[int, int]
+) -> BatchSource | PackedSource:
+    """The batches of rank `ranks[0]` of `ranks[1]`.
+
+    Raises:
+        TrainError: the order names sources that the corpus does not have, or shares that cannot be met.
+    """
+    context, order = plan.shape.context_tokens, plan.order
+    sequences = plan.recipe.batch_tokens // context
+    split, micro = open_split(corpus, "train"), plan.layout.micro_batch_sequences
+    if order.packing == "windows":
+        if order.weights or order.epochs:
+            raise TrainError(
+                "windows of the joined text cannot be mixed by source",
+                got='order.packing "windows" with weights or epochs',
+                allowed='order.packing "documents"',
+            )
+        return BatchSource(split, context, sequences, plan.seed, ranks, micro)
+    packing = packed(split, corpus, out, context)
+    mixture = mix(
+        packing.source_names,
+        packing.samples_per_source(),
+        order.weights,
+        order.epochs,
+        plan.steps * sequences,
+    )
+    return PackedSource(split, packing, sequences, plan.seed, ranks, micro, mixture)
+
+
+def packed(split: TokenArray, corpus: Path, out: Path, context: int) -> Packing:
+    """The packing of a split, the same for every run; kept in the corpus, or in `out` if that is closed."""
+    try:
+        return open_packing(corpus / "packing", split, context, seed=0)
+    except StoreError:
+        return open_packing(out / "packing", split, context, seed=0)
