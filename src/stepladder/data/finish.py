@@ -20,6 +20,7 @@ from stepladder.data.files import (
     write_frame,
 )
 from stepladder.data.labels import base_of, mixed
+from stepladder.data.reading import SPARED
 from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from stepladder.store import write_bytes
 
@@ -27,7 +28,7 @@ SPLITS = ("train", "heldout")
 # What boilerplate leaves of a document must still be most of one: torn licences teach nothing.
 SHORTEST_REST_SHARE = 0.5
 TRAIN, HELD, GONE = 0, 1, -1
-_HASH_BYTES = 8
+_HASH_BYTES, _LAST = 8, (1 << 64) - 1
 
 
 def trim_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,15 +53,20 @@ def trim_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     stays = np.flatnonzero(verdict == STAYS)
     write_frame(work / "trim" / f"{name}.text", pl.DataFrame({"text": text.gather(stays)}))
     groups = meta.select("group", "record")[stays]
+    # The last of all groups: never held out.
+    spared = meta["source"].str.starts_with(SPARED).to_numpy()[stays]
+    by_file = _hashes(groups["group"].to_list(), arguments["seed"])
+    by_document = _hashes([f"{g}\0{r}" for g, r in groups.iter_rows()], arguments["seed"])
+    by_file[spared] = by_document[spared] = _LAST
     write_arrays(
         work / "trim" / f"{name}.npz",
         {
             "verdict": verdict,
             "rest": rest,
             "place": stays,
-            "by_file": _hashes(groups["group"].to_list(), arguments["seed"]),
-            "by_document": _hashes([f"{g}\0{r}" for g, r in groups.iter_rows()], arguments["seed"]),
-            "held_out": meta["held_out"].to_numpy()[stays],
+            "by_file": by_file,
+            "by_document": by_document,
+            "held_out": meta["held_out"].to_numpy()[stays] & ~spared,
         },
     )
     examples = sorted(Counter(gone).items(), key=lambda item: (-item[1], item[0]))[:3]
@@ -137,7 +143,7 @@ def sample_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A part → token ids, tokens per document and source numbers of each split."""
+    """A part → token ids, tokens per document and numbers of source and domain of each split."""
     import polars as pl
 
     work, name = Path(arguments["folder"]), arguments["part"]
@@ -148,8 +154,10 @@ def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
     meta = read_frame(work / "read" / f"{name}.meta")
     kept = meta.filter(pl.col("rule").is_null())[own["place"]]
     texts = read_frame(work / "trim" / f"{name}.text")["text"]
-    number = {source: place for place, source in enumerate(arguments["sources"])}
-    sources = np.array([number[source] for source in kept["source"]], dtype=np.uint16)
+    numbers = {}
+    for column in ("source", "domain"):
+        place = {value: number for number, value in enumerate(arguments[f"{column}s"])}
+        numbers[f"{column}s"] = np.array([place[value] for value in kept[column]], dtype=np.uint16)
     result: dict[str, Any] = {}
     for code, split in enumerate(SPLITS):
         chosen = np.flatnonzero(own["split"] == code)
@@ -159,7 +167,7 @@ def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
         write_bytes(work / "encode" / stem, tokens.astype(arguments["dtype"]).tobytes())
         write_arrays(
             work / "encode" / f"{stem}.npz",
-            {"lengths": lengths, "sources": sources[chosen]},
+            {"lengths": lengths, **{name: column[chosen] for name, column in numbers.items()}},
         )
         result[split] = {
             "tokens": len(tokens),

@@ -48,7 +48,8 @@ class Cleaning:
     `languages` keeps only those (empty: all). `rules_on` and `rules_off` change which quality rules apply,
     by the name of a rule or of a set. `pii` says what happens to personal data and secrets: "replace" them,
     "drop" documents with card numbers or secrets and replace the rest, or "keep" all. `evaluation_sets` are
-    files of tasks whose text must not stand in training documents.
+    files of tasks whose text must not stand in training documents. `spared` names rules or sets: what they
+    alone would remove stays as a source of its own, for training only (`stepladder.ladder.ablate`).
     """
 
     languages: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class Cleaning:
     rules_off: tuple[str, ...] = ()
     pii: str = "replace"
     evaluation_sets: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
 
     def problems(self) -> list[str]:
         """What is out of range, in words."""

@@ -29,6 +29,7 @@ from stepladder.data.files import read_arrays, write_packed
 from stepladder.data.finish import SPLITS
 from stepladder.data.options import CorpusOptions
 from stepladder.data.privacy.pii import merge_counts
+from stepladder.data.reading import SPARED
 from stepladder.data.sources.listing import (
     SourceFile,
     in_ranges,
@@ -196,7 +197,7 @@ def _tokenizer(job: Job, out: Path, choose: ChooseVocabulary | None) -> tuple[bo
 
     Whether tiktoken gives equal ids on a sample, and profile and tally of the corpus.
     """
-    sizes = _bytes_by_source(job)
+    sizes = {name: size for name, size in _bytes_by_source(job).items() if not name.startswith(SPARED)}
     cuts = draw_sample(job, sizes, sample_quota(sizes, None, job.options.tokenizer_sample_bytes))
     training = {"do": "vocabulary", "step": "vocabulary", "cuts": cuts, "vocab_size": job.options.vocab_size}
     share = one_in(sum(part["num_bytes"] for part in job.parts))
@@ -225,20 +226,23 @@ def _encode(job: Job, out: Path, *, is_fast: bool) -> dict[str, Any]:
     """Index of the shards."""
     tokenizer = load_tokenizer(out)
     dtype = token_dtype(tokenizer.vocab_size)
-    sources = list(_bytes_by_source(job))
+    names = {
+        "sources": list(_bytes_by_source(job)),
+        "domains": sorted({domain for part in job.parts for domain in part["domains"]}),
+    }
     results = job.over_parts(
         "encode",
         tokenizer=str(out / TOKENIZER_FILE),
         fast=is_fast,
         dtype=dtype.str,
-        sources=sources,
+        **names,
     )
     index: dict[str, Any] = {
         "dtype": dtype.name,
         "byteorder": "little",
         "vocab_size": tokenizer.vocab_size,
         "end_id": END_ID,
-        "sources": sources,
+        **names,
         "splits": {},
     }
     folder = job.work / "encode"
@@ -250,10 +254,10 @@ def _encode(job: Job, out: Path, *, is_fast: bool) -> dict[str, Any]:
     return index
 
 
-def _encoded(folder: Path, job: Job, split: str) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+def _encoded(folder: Path, job: Job, split: str) -> Iterator[tuple[Path, *tuple[np.ndarray, ...]]]:
     for part in job.parts:
         arrays = read_arrays(folder / f"{part['name']}.{split}.npz")
-        yield folder / f"{part['name']}.{split}", arrays["lengths"], arrays["sources"]
+        yield folder / f"{part['name']}.{split}", arrays["lengths"], arrays["sources"], arrays["domains"]
 
 
 def _corpus(audit: dict[str, Any], index: dict[str, Any], spent: tuple[float, float]) -> Corpus:

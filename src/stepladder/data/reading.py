@@ -18,11 +18,14 @@ from stepladder.data.files import write_array, write_arrays, write_frame, write_
 from stepladder.data.labels import PART_ROWS, labels, part_base
 from stepladder.data.privacy.pii import drop_mask, merge_counts, pii_counts, replace_pii
 from stepladder.data.quality.clean import clean
+from stepladder.data.quality.rules import rules
 from stepladder.data.sources.listing import SourceFile
 from stepladder.data.sources.read import BATCH_DOCUMENTS, Quarantined, Reader
 from stepladder.store import writing
 
 PART_BYTES = 4_000_000
+# Documents of a source with this beginning are for training only.
+SPARED = "removed:"
 _EXAMPLE_CHARS, _REASONS = 160, 200
 
 
@@ -73,13 +76,18 @@ def scrub(frame: Any, cleaning: Mapping[str, Any]) -> tuple[Any, dict[str, dict[
     """(frame with clean text and rules, personal data found by kind) by the fields of `Cleaning`."""
     import polars as pl
 
-    frame = clean(
-        frame,
-        tuple(cleaning["languages"]),
-        quality=cleaning["quality"],
-        rules_on=cleaning["rules_on"],
-        rules_off=cleaning["rules_off"],
-    )
+    raw = frame
+    choices = {name: cleaning[name] for name in ("quality", "rules_on", "rules_off")}
+    frame = clean(raw, tuple(cleaning["languages"]), **choices)
+    if spared := cleaning["spared"]:
+        names = {rule.name for rule in rules() if {rule.name, rule.group} & set(spared)}
+        choices["rules_off"] = [*choices["rules_off"], *names]
+        without = clean(raw, tuple(cleaning["languages"]), **choices)
+        alone = frame["rule"].is_in(list(names)) & without["rule"].is_null()
+        frame = frame.with_columns(
+            pl.when(alone).then(None).otherwise(pl.col("rule")).alias("rule"),
+            pl.when(alone).then(pl.lit(SPARED + spared[0])).otherwise(pl.col("source")).alias("source"),
+        )
     if cleaning["pii"] == "keep":
         return frame, {}
     stays = frame["rule"].is_null()
@@ -125,7 +133,9 @@ def _write_part(folder: Path, task: int, number: int, frames: list[Any]) -> dict
     kept = frame.filter(stays)
     rows = np.flatnonzero(stays.to_numpy()).astype(np.uint16)
     chosen = meta.filter(stays)
-    label = labels(base, rows, chosen["num_bytes"].to_numpy(), chosen["held_out"].to_numpy())
+    # Of copies, one that a rule would remove is never the best.
+    size = np.where(chosen["source"].str.starts_with(SPARED).to_numpy(), 0, chosen["num_bytes"].to_numpy())
+    label = labels(base, rows, size, chosen["held_out"].to_numpy())
     exact, values, has_sketch, lines = _joined(found)
     write_frame(folder / f"{name}.meta", meta)
     write_frame(folder / f"{name}.text", kept.select("text", "domain"))
@@ -141,6 +151,7 @@ def _write_part(folder: Path, task: int, number: int, frames: list[Any]) -> dict
         "raw_bytes": int(meta["raw_bytes"].sum()),
         "lines": len(lines["line_key"]),
         "sources": dict(sorted(chosen.group_by("source").agg(pl.col("num_bytes").sum()).iter_rows())),
+        "domains": sorted(set(chosen["domain"])),
         "rules": sorted(set(meta["rule"].drop_nulls())),
     }
 

@@ -65,13 +65,7 @@ def run_ladder(
     Raises:
         TrainError: fewer than half of the rungs ended well; the text names each failure.
     """
-    jobs = []
-    for plan in plans:
-        rung = open_artefact(folder / f"{plan.name}@1", _fields(plan))
-        if not (rung.folder / "plan.json").exists():
-            write_json(rung.folder / "plan.json", to_json(plan))
-        jobs.append((rung.folder / "plan.json", rung.folder))
-    failures = _train(plans, jobs, workers or os.cpu_count() or 1, quiet=quiet)
+    failures = train_side_by_side(plans, folder, workers, quiet=quiet)
     observations = flag_bad(
         [observe(folder / f"{plan.name}@1") for plan in plans if plan.name not in failures]
     )
@@ -83,13 +77,19 @@ def run_ladder(
     return observations
 
 
-def _train(
-    plans: Sequence[Plan], jobs: Sequence[tuple[Path, Path]], workers: int, *, quiet: bool
+def train_side_by_side(
+    plans: Sequence[Plan], folder: Path, workers: int = 0, *, quiet: bool = False
 ) -> dict[str, str]:
-    """Run the jobs; return reasons of those that failed, by rung name.
+    """Train each plan in `folder/<name>@1`, as far as that is not done; why those failed that did, by name.
 
     Progress counts expected seconds, not tokens: a token of a wide rung takes longer.
     """
+    jobs = []
+    for plan in plans:
+        rung = open_artefact(folder / f"{plan.name}@1", _fields(plan))
+        if not (rung.folder / "plan.json").exists():
+            write_json(rung.folder / "plan.json", to_json(plan))
+        jobs.append((rung.folder / "plan.json", rung.folder))
     seconds = {plan.name: plan.numbers["seconds"].value for plan in plans}
     done: dict[str, float] = {}
     with Progress("ladder", sum(seconds.values()), "core-seconds", quiet=quiet) as progress:
@@ -100,7 +100,7 @@ def _train(
             note = f"{finished}/{len(plans)} rungs, {name} loss {loss:.3f}"
             progress.update(sum(done.values()), note)
 
-        results = run_many(jobs, workers=workers, on_progress=hear)
+        results = run_many(jobs, workers=workers or os.cpu_count() or 1, on_progress=hear)
         progress.update(sum(seconds.values()), f"{len(plans)}/{len(plans)} rungs")
     return {failure.name: failure.reason for failure in results if isinstance(failure, JobFailure)}
 

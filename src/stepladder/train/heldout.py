@@ -19,8 +19,8 @@ from stepladder.store import write_json
 from stepladder.train.objective import inputs_of, token_losses
 from stepladder.train.packing import PackedSource, Packing
 from stepladder.train.parallel import Ranks
+from stepladder.train.source import DOCUMENTS_FILE, SOURCES_FILE
 
-SOURCES_FILE, DOCUMENTS_FILE = "heldout_sources.json", "heldout_documents.npz"
 # Of each source at most this many tokens are read.
 TOKENS_PER_SOURCE = 65_536
 _ROW_TOKENS = 8_192
@@ -30,7 +30,7 @@ _ROW_TOKENS = 8_192
 def score_documents(
     model: Transformer, split: TokenArray, packing: Packing, token_bytes: np.ndarray, ranks: Ranks
 ) -> dict[str, np.ndarray]:
-    """For the documents that were read: `document`, `source` (numbers), `nats`, `num_bytes` of those nats."""
+    """Of each document that was read: its number, those of source and domain, nats, and their bytes."""
     samples = _spread(packing)
     reader = PackedSource(split, packing, ranks.world, 0, (ranks.rank, ranks.world))
     totals = torch.zeros(2, len(split.offsets) - 1, dtype=torch.float64)
@@ -52,10 +52,13 @@ def score_documents(
             totals[row] += torch.from_numpy(np.bincount(document, values, minlength=totals.shape[1]))
     nats, num_bytes = ranks.sum_tensor(totals.to(ranks.device)).cpu().numpy()
     document = np.flatnonzero(num_bytes)
-    source = split.sources[document] if len(split.sources) else np.zeros(len(document), dtype=np.uint16)
+    numbers = {
+        name: (column[document] if len(column) else np.zeros(len(document))).astype(np.int64)
+        for name, column in (("source", split.sources), ("domain", split.domains))
+    }
     return {
         "document": document,
-        "source": source.astype(np.int64),
+        **numbers,
         "nats": nats[document],
         "num_bytes": num_bytes[document].astype(np.int64),
     }

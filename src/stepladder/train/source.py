@@ -9,6 +9,9 @@ from stepladder.train.batches import BatchSource
 from stepladder.train.mixture import mix
 from stepladder.train.packing import PackedSource, Packing, open_packing
 
+# What a run with an order of its own leaves of the held-out text (`heldout.py`).
+SOURCES_FILE, DOCUMENTS_FILE = "heldout_sources.json", "heldout_documents.npz"
+
 
 def training_batches(
     plan: Plan, corpus: Path, out: Path, ranks: tuple[int, int]

@@ -16,6 +16,12 @@ app.command(
     name="check",
     help="Look for later test examples in the training text of a corpus, by the n-grams that it kept.",
 )
+app.command(
+    "stepladder.verbs.data_ablate:ablate", name="ablate", help="Measure what a rule or a source is worth."
+)
+app.command(
+    "stepladder.verbs.data_mixture:mixture", name="mixture", help="Choose shares of sources by small runs."
+)
 
 
 @app.default
@@ -56,11 +62,11 @@ def data(
     """
     from stepladder.data.options import Cleaning, CorpusOptions, Dedup, Reading
 
-    _require(sources)
+    require_sources(sources)
     options = CorpusOptions(
         vocab_size=_size(vocab_size),
         for_params=int(for_params),
-        held_out=_share_or_path(held_out),
+        held_out=share_or_path(held_out),
         seed=seed,
         dedup=Dedup(jaccard=dedup_jaccard),
         max_bytes=max_bytes,
@@ -122,7 +128,8 @@ def _choose_vocabulary(params: int, bytes_per_token: Mapping[int, float]) -> dic
     return asdict(choose_vocabulary(bytes_per_token, nonembedding_params=inner, width=shape.width))
 
 
-def _require(sources: tuple[str, ...]) -> None:
+def require_sources(sources: tuple[str, ...]) -> None:
+    """DataError with an example where no source is given."""
     from stepladder.errors import DataError
 
     if not sources:
@@ -143,7 +150,8 @@ def _pairs(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return pairs  # pyrefly: ignore
 
 
-def _share_or_path(text: str) -> float | str:
+def share_or_path(text: str) -> float | str:
+    """A held-out share as a number, anything else as a path."""
     try:
         return float(text)
     except ValueError:

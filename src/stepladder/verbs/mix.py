@@ -30,8 +30,8 @@ def mix(
     from stepladder.store import write_json
 
     limits = Limits(
-        floor=_numbers(floor, "--floor"),
-        available=_numbers(available, "--available"),
+        floor=numbers(floor, "--floor"),
+        available=numbers(available, "--available"),
         budget_tokens=tokens,
         max_epochs=max_epochs,
     )
@@ -47,7 +47,7 @@ def mix(
         print(json.dumps({"next": first}) if json_ else _shares_csv(names, first))
         return 0
     law = fit_mixture(read_mixture(runs))
-    wanted = _numbers(weights, "--weights") or None
+    wanted = numbers(weights, "--weights") or None
     best = best_mixture(law, wanted, limits)
     after = next_mixtures(law, next_, wanted, limits) if next_ else []
     if out:
@@ -67,7 +67,7 @@ def _shares_csv(names: list[str], rows: list[dict[str, float]]) -> str:
     )
 
 
-def _numbers(text: str, flag: str) -> dict[str, float]:
+def numbers(text: str, flag: str) -> dict[str, float]:
     """`web=2,code=1` as a mapping."""
     from stepladder.errors import LawError
 

@@ -20,13 +20,15 @@ from stepladder.store import read_json, writing
 INDEX_FILE = "index.json"
 SplitName = Literal["train", "heldout"]
 _BLOCK = 1 << 22
+_COLUMNS = ("sources", "domains")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenArray:
     """A split. `tokens` is one-dimensional; `offsets` are the places where documents begin, and the end.
 
-    `sources` is the number of each document's source in `source_names` (empty where the corpus has none).
+    `sources` is the number of each document's source in `source_names`, `domains` of its domain in
+    `domain_names` (empty where the corpus does not say).
     """
 
     tokens: Any
@@ -36,6 +38,8 @@ class TokenArray:
     checksum: str
     sources: np.ndarray
     source_names: tuple[str, ...]
+    domains: np.ndarray
+    domain_names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -110,11 +114,12 @@ def open_split(folder: Path, split: SplitName, *, verify: bool = True) -> TokenA
     offsets_path = folder / entry["offsets"]["file"]
     _check(offsets_path, entry["offsets"]["num_bytes"], entry["offsets"]["sha256"], verify)
     tokens = parts[0] if len(parts) == 1 else JoinedTokens(parts)
-    sources = np.empty(0, dtype="<u2")
-    if "sources" in entry:
-        path = folder / entry["sources"]["file"]
-        _check(path, entry["sources"]["num_bytes"], entry["sources"]["sha256"], verify)
-        sources = np.fromfile(path, dtype="<u2")
+    numbers = dict.fromkeys(_COLUMNS, np.empty(0, dtype="<u2"))
+    for column in _COLUMNS:
+        if column in entry:
+            path = folder / entry[column]["file"]
+            _check(path, entry[column]["num_bytes"], entry[column]["sha256"], verify)
+            numbers[column] = np.fromfile(path, dtype="<u2")
     checksum = hashlib.sha256("".join(shard["sha256"] for shard in entry["shards"]).encode()).hexdigest()
     return TokenArray(
         tokens=tokens,
@@ -122,8 +127,9 @@ def open_split(folder: Path, split: SplitName, *, verify: bool = True) -> TokenA
         num_bytes=entry["num_bytes"],
         dtype=dtype,
         checksum=checksum,
-        sources=sources,
         source_names=tuple(index.get("sources", ())),
+        domain_names=tuple(index.get("domains", ())),
+        **numbers,
     )
 
 
@@ -139,21 +145,22 @@ def write_split(
     dtype: Any,
     shard_tokens: int,
 ) -> dict[str, Any]:
-    """Join parts (file of ids, tokens per document, perhaps sources of documents) into shards.
+    """Join parts (file of ids, tokens per document, perhaps sources and domains of documents) into shards.
 
     Gives the split's entry of the index.
     """
     size = np.dtype(dtype).itemsize
     shards = _Cutter(folder, f"{split}/{{:05d}}.bin", shard_tokens * size)
-    offsets, sources = _Cutter(folder, f"{split}/offsets.i64"), _Cutter(folder, f"{split}/sources.u16")
+    offsets = _Cutter(folder, f"{split}/offsets.i64")
+    columns = {name: _Cutter(folder, f"{split}/{name}.u16") for name in _COLUMNS}
     documents = tokens = 0
-    with shards, offsets, sources:
+    with shards, offsets, columns["sources"], columns["domains"]:
         offsets.write(np.zeros(1, dtype="<i8").tobytes())
-        for path, lengths, *part_sources in parts:
+        for path, lengths, *numbers in parts:
             shards.write(path.read_bytes())
             offsets.write((tokens + np.cumsum(lengths)).astype("<i8").tobytes())
-            for numbers in part_sources:
-                sources.write(numbers.astype("<u2").tobytes())
+            for column, values in zip(columns.values(), numbers, strict=False):
+                column.write(values.astype("<u2").tobytes())
             documents, tokens = documents + len(lengths), tokens + int(lengths.sum())
         if not shards.files:
             shards.open()
@@ -162,9 +169,7 @@ def write_split(
         {"file": shard["file"], "tokens": shard["num_bytes"] // size, "sha256": shard["sha256"]}
         for shard in shards.files
     ]
-    if sources.files:
-        entry["sources"] = sources.files[0]
-    return entry
+    return entry | {name: column.files[0] for name, column in columns.items() if column.files}
 
 
 class _Cutter:
