@@ -203,16 +203,51 @@ def write_corpus(folder: Path) -> None:
         "similarity": 0.93,
     }
     audit = {
+        "totals": {
+            "input_documents": 5_120,
+            "input_bytes": 31_400_000,
+            "kept_bytes": 29_190_000,
+            "normalised_bytes": 20_000,
+            "boilerplate_bytes": 1_539_750,
+            "quarantined_bytes": 25_000,
+        },
+        "splits": {"train": {"num_bytes": 27_800_000}, "heldout": {"num_bytes": 1_390_000}},
+        "near_duplicates": {
+            "candidates": 1_010,
+            "joined": 702,
+            "similarities": [0] * 12 + [40, 68, 80, 120, 202, 200, 160, 140],
+            "jaccard": 0.8,
+            "bands": 14,
+            "band_rows": 8,
+        },
+        "rules_by_domain": {
+            "prose": {"kept": 2_100, "exact_duplicate": 500, "too_short": 200},
+            "code": {"kept": 1_492, "exact_duplicate": 312, "near_duplicate": 403, "not_text": 41},
+        },
+        "length_histogram": {"512": 400, "1024": 900, "2048": 1_500, "4096": 792},
+        "pii": {"email": {"documents": 12, "findings": 30}, "card": {"documents": 0, "findings": 0}},
+        "contamination": {"questions": {"examples": 200, "at_share": 3, "removed": 4, "worst": [{}]}},
+        "profile": {
+            "repeated_lines": 0.21,
+            "words": {"count": 2_000_000},
+            "rude": {"prose": {"words": 1_500_000, "profanities": 3, "slurs": 0}},
+            "mentions": {"gender: women": {"mentions": 120, "documents": 40}},
+        },
         "removed": {
             rule: {
                 "why": f"what the rule {rule} looks at",
                 "documents": count,
-                "num_bytes": count * 4_100,
+                "num_bytes": count * 410,
                 "examples": [example, {**example, "head": HOSTILE}, example],
             }
             for rule, count in removed.items()
         },
-        "boilerplate": {"lines": 4_210, "documents": 690, "examples": ["All rights reserved.", HOSTILE]},
+        "boilerplate": {
+            "lines": 4_210,
+            "documents": 690,
+            "examples": ["All rights reserved.", HOSTILE],
+            "frequent": {"All rights reserved.": 612, HOSTILE: 3},
+        },
         "quarantined": {
             "documents": 3,
             "examples": [{"source": "texts/a.bin", "place": "byte 12", "reason": "not UTF-8"}],

@@ -42,6 +42,6 @@ def test_every_figure_is_drawn(climb, tmp_path):
     body = drawn.split("</main>")[0]
     assert "could not be drawn" not in body
     places = re.findall(r'id="figure-([^"]+)"', drawn)
-    assert len(places) == 13
+    assert len(places) == 19
     assert body.count("<svg") == len(places)
     assert "<img" not in body

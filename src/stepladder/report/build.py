@@ -1,4 +1,4 @@
-"""The folder of a climb in; report.html and MODEL_CARD.md in it, and a Report that sums them up, out."""
+"""A climb's or a corpus's folder in; report.html and MODEL_CARD.md in it, and a Report of both, out."""
 
 from pathlib import Path
 
@@ -27,6 +27,9 @@ def build_report(folder: Path) -> Report:
 
 def headlines(parts: Parts) -> list[str]:
     """What the report says, a line each: scores, tasks, and what is missing."""
+    if parts.data.is_alone:
+        told = [parts.missing[part] for part in ("corpus", "audit") if part in parts.missing]
+        return [*told, *_corpus_line(parts)]
     lines = [verdict(score)[1] for score in parts.scores]
     if parts.forecast and not parts.scores:
         lines.append(f"Forecast loss {show_interval('loss', parts.forecast.loss)}; not measured yet.")
@@ -35,3 +38,13 @@ def headlines(parts: Parts) -> list[str]:
     there = {part: text for part, text in parts.missing.items() if part != "brief" or "cannot" in text}
     lines += list(there.values())
     return lines
+
+
+def _corpus_line(parts: Parts) -> list[str]:
+    corpus = parts.corpus
+    if corpus is None:
+        return []
+    return [
+        f"{corpus.input_documents:,} documents came in, {corpus.kept_documents:,} are kept: "
+        f"{corpus.train.tokens:,} tokens to train on, {corpus.heldout.tokens:,} held out."
+    ]

@@ -5,7 +5,6 @@ sets a number.
 """
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ from stepladder.report.marks import (
     Spec,
     bars,
     chart,
-    frame,
+    intervals,
     layer_of,
     rung_row,
     tips_of,
@@ -44,8 +43,6 @@ from stepladder.report.words import QUANTITIES, SMALL_KWH, UNITS, excluded_reaso
 
 # A curve is drawn from this many points; a run of 50,000 steps would otherwise put 5 MB into the page.
 MAX_CURVE_POINTS = 300
-# Longer names of methods are broken into lines, or they would take half of a narrow page.
-_LABEL_CHARACTERS = 18
 
 
 def law_curve(
@@ -213,45 +210,17 @@ def in_context_scores(observations: Sequence[Observation], target: Run | None) -
 
 def task_intervals(results: Sequence[TaskResult]) -> Spec:
     """One task and metric: a dot with its 95 % bootstrap interval for each method, in the given order."""
-    rows = [
-        {
-            "method": "\n".join(textwrap.wrap(row.method, _LABEL_CHARACTERS)),
-            "value": row.value,
-            "low": row.low,
-            "high": row.high,
-            "examples": row.examples,
-        }
-        for row in results
-    ]
+    names = ("method", "value", "low", "high", "examples")
+    rows = [{name: getattr(row, name) for name in names} for row in results]
     metric = results[0].metric.replace("_", " ")
-    axis = {"labelExpr": r"split(datum.label, '\n')", "labelLineHeight": 14}
-    y = {"field": "method", "type": "nominal", "title": None, "sort": None, "axis": axis}
-    x = {
-        "field": "value",
-        "type": "quantitative",
-        "title": f"{metric}, 95 % interval",
-        "scale": {"zero": False, "nice": True},
-    }
-    tips = [
-        {"field": "method", "title": "method"},
-        *tips_of(
-            ("value", metric, ".3f"),
-            ("low", "low 95 %", ".3f"),
-            ("high", "high 95 %", ".3f"),
-            ("examples", "test examples", ",d"),
-        ),
-    ]
-    rule = {"type": "rule", "strokeWidth": 3, "opacity": 0.6, "color": BLUE}
-    span = {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "tooltip": tips}
-    dot = {"type": "point", "filled": True, "size": 110, "opacity": 1, "color": BLUE}
-    return {
-        **frame({"step": 34}, f"{metric} of each method on {results[0].task}."),
-        "data": {"values": rows},
-        "layer": [
-            {"mark": rule, "encoding": span},
-            {"mark": dot, "encoding": {"y": y, "x": x, "tooltip": tips}},
-        ],
-    }
+    tips = tips_of(
+        ("value", metric, ".3f"),
+        ("low", "low 95 %", ".3f"),
+        ("high", "high 95 %", ".3f"),
+        ("examples", "test examples", ",d"),
+    )
+    description = f"{metric} of each method on {results[0].task}."
+    return intervals(rows, ("method", "value"), f"{metric}, 95 % interval", tips, description)
 
 
 def cost_bars(amounts: Mapping[str, float], title: str, number_format: str = ",.3~r") -> Spec:

@@ -4,6 +4,7 @@ Series are named by a datum on the colour scale, which also makes the legend.
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from stepladder.report.words import compute_of, excluded_reason
 Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+# Longer names are broken into lines, or they would take half of a narrow page.
+_LABEL_CHARACTERS = 18
 COMPUTE = "training compute, 6ND (FLOP)"
 MEASURED, FORECAST, RUNGS = "measured target", "frozen forecast", "ladder"
 LAW, SIZES, EXCLUDED = "law", "law, one line a size", "excluded rung"
@@ -114,14 +117,43 @@ def frame(height: Any, description: str) -> Spec:
     }
 
 
-def chart(layers: list[Spec], height: int, description: str) -> Spec:
+def chart(layers: list[Spec], height: Any, description: str, colours: Mapping[str, str] = COLOURS) -> Spec:
     """Layers with one colour scale whose domain is the series that are there, in the order of drawing."""
     series = list(dict.fromkeys(e["color"]["datum"] for la in layers if "color" in (e := la["encoding"])))
-    scale = {"domain": series, "range": [COLOURS[name] for name in series]}
+    scale = {"domain": series, "range": [colours[name] for name in series]}
     for layer in layers:
         if "color" in layer["encoding"]:
             layer["encoding"]["color"] = {**layer["encoding"]["color"], "type": "nominal", "scale": scale}
     return {**frame(height, description), "layer": layers}
+
+
+def intervals(
+    rows: Rows, fields: tuple[str, str], title: str, tips: list[Spec], description: str, *below: Spec
+) -> Spec:
+    """A dot with its interval (fields low and high) a row, in the given order; `below` is drawn first."""
+    name, value = fields
+    told = [{**row, name: "\n".join(textwrap.wrap(str(row[name]), _LABEL_CHARACTERS))} for row in rows]
+    axis = {"labelExpr": r"split(datum.label, '\n')", "labelLineHeight": 14}
+    y = {"field": name, "type": "nominal", "title": None, "sort": None, "axis": axis}
+    x = {
+        "field": value,
+        "type": "quantitative",
+        "title": title,
+        "scale": {"zero": False, "nice": True},
+    }
+    tips = [{"field": name, "title": name}, *tips]
+    rule = {"type": "rule", "strokeWidth": 3, "opacity": 0.6, "color": BLUE}
+    span = {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "tooltip": tips}
+    dot = {"type": "point", "filled": True, "size": 110, "opacity": 1, "color": BLUE}
+    return {
+        **frame({"step": 34}, description),
+        "data": {"values": told},
+        "layer": [
+            *below,
+            {"mark": rule, "encoding": span},
+            {"mark": dot, "encoding": {"y": y, "x": x, "tooltip": tips}},
+        ],
+    }
 
 
 def bars(

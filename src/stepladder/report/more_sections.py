@@ -1,9 +1,8 @@
-"""Parts of a climb in; the report's sections on data, tasks, cost and reproduction out."""
+"""Parts of a climb in; the report's sections on tasks, cost and reproduction out."""
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from stepladder import __version__
 from stepladder.records import TaskResult
@@ -12,42 +11,9 @@ from stepladder.report.html import Html, commands, facts, figure, join, missing,
 from stepladder.report.parts import COMMANDS, Parts, Task
 from stepladder.report.sections import Section
 from stepladder.report.words import SMALL_KWH, number_of, short_name, show
-from stepladder.units import JOULES_PER_KWH, format_bytes, format_count, format_seconds
+from stepladder.units import JOULES_PER_KWH
 
-# Excerpts longer than this tell nothing more about why a rule fired.
-_EXCERPT_CHARACTERS = 400
-_EXAMPLES = 3
 _PACKAGES = ("numpy", "scipy", "torch", "tokenizers", "polars", "scikit-learn", "transformers")
-
-
-def data(parts: Parts) -> Section:
-    """What came in, what each rule removed with examples, what is left."""
-    corpus = parts.corpus
-    if corpus is None:
-        return Section(key="data", title="Data preparation", body=_missing(parts, "corpus"))
-    specs = {}
-    pieces: list[Html] = [
-        facts(
-            {
-                "came in": f"{corpus.input_documents:,} documents, {format_bytes(corpus.input_bytes)}",
-                "kept": f"{corpus.kept_documents:,} documents",
-                "removed": f"{sum(corpus.removed.values()):,} documents",
-                "unreadable": f"{corpus.quarantined_documents:,} documents set aside",
-                "training": _split(corpus.train),
-                "held out": _split(corpus.heldout),
-                "vocabulary": f"{corpus.vocab_size:,} tokens",
-                "time": format_seconds(corpus.seconds),
-                "processor time": format_seconds(corpus.cpu_seconds),
-            }
-        )
-    ]
-    if removed := {rule: count for rule, count in corpus.removed.items() if count}:
-        specs["removed"] = figures.removed_by_rule(removed)
-        pieces.append(figure("removed", "Each document is counted at the first rule that removed it."))
-    pieces.append(_missing(parts, "audit") if "audit" in parts.missing else _examples(parts.audit))
-    for name in ("licences", "languages", "domains"):
-        pieces.append(_shares(name, parts.audit.get(name)))
-    return Section(key="data", title="Data preparation", body=join(pieces), figures=specs)
 
 
 def tasks(parts: Parts) -> Section:
@@ -201,74 +167,6 @@ def _task_table(task: Task) -> Html:
         for method in methods
     ]
     return table(head, rows, numbers=range(1, 3 + len(metrics)))
-
-
-def _examples(audit: Mapping[str, Any]) -> Html:
-    """Three examples a rule, folded; then the repeated lines that were cut, and what could not be read."""
-    groups: list[tuple[str, Any]] = []
-    removed = audit.get("removed")
-    if isinstance(removed, Mapping):
-        groups += [(str(rule).replace("_", " "), found) for rule, found in removed.items()]
-    groups += [
-        ("repeated lines cut out of", audit.get("boilerplate")),
-        ("unreadable", audit.get("quarantined")),
-    ]
-    pieces = [
-        _folded(title, found)
-        for title, found in groups
-        if isinstance(found, Mapping) and found.get("documents")
-    ]
-    if not pieces:
-        return paragraph("The audit lists no examples.", class_="note")
-    return join([tag("h3", "What was removed, with examples"), *pieces])
-
-
-def _folded(title: str, found: Mapping[str, Any]) -> Html:
-    num_bytes = number_of(found.get("num_bytes"))
-    count = number_of(found["documents"])
-    head = f"{title}: {count:,.0f} document{'' if count == 1 else 's'}"
-    head += f", {format_bytes(num_bytes)}" if num_bytes > 0 else ""
-    why = paragraph(found["why"], class_="note") if found.get("why") else ""
-    examples = found.get("examples")
-    shown = [_example(item) for item in examples[:_EXAMPLES]] if isinstance(examples, list) else []
-    return tag(
-        "details", tag("summary", head), why, *(shown or [paragraph("No example was kept.", class_="note")])
-    )
-
-
-def _example(item: Any) -> Html:
-    if isinstance(item, Mapping):
-        texts = {key: str(value) for key, value in item.items() if isinstance(value, (str, int, float))}
-        excerpt = texts.pop("head", "")
-        name = ", ".join(f"{key}: {value}" for key, value in texts.items())
-    else:
-        name, excerpt = "", str(item)
-    cut = excerpt if len(excerpt) <= _EXCERPT_CHARACTERS else excerpt[:_EXCERPT_CHARACTERS] + " …"
-    return join([paragraph(name, class_="note") if name else "", tag("pre", cut) if cut else ""])
-
-
-def _shares(name: str, found: Any) -> Html:
-    if not isinstance(found, Mapping) or not found:
-        return Html("")
-    counts = {key: _amount(value) for key, value in found.items()}
-    top = sorted(counts.items(), key=lambda pair: -pair[1])
-    told = ", ".join(f"{key or 'unknown'} {format_count(count)}" for key, count in top[:12] if count == count)
-    more = f" and {len(top) - 12} more" if len(top) > 12 else ""
-    return paragraph(tag("b", f"{name.capitalize()} found (documents): "), told + more) if told else Html("")
-
-
-def _amount(value: Any) -> float:
-    return (
-        number_of(value.get("documents"))
-        if isinstance(value, Mapping) and "documents" in value
-        else number_of(value)
-    )
-
-
-def _split(split: Any) -> str:
-    return (
-        f"{split.documents:,} documents, {format_count(split.tokens)} tokens, {format_bytes(split.num_bytes)}"
-    )
 
 
 def _versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from string import Template
 
 from stepladder import __version__
 from stepladder.records import to_json
-from stepladder.report import more_sections, sections
+from stepladder.report import data_section, more_sections, sections
 from stepladder.report.html import Html, esc, join, tag
 from stepladder.report.parts import Parts
 from stepladder.report.sections import Section
@@ -23,14 +23,16 @@ VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 
 
 def report_sections(parts: Parts) -> list[Section]:
-    """The sections in the order of the page."""
+    """The sections in the order of the page; of a corpus alone only what is known of it."""
+    if parts.data.is_alone:
+        return [data_section.data(parts)]
     return [
         sections.headline(parts),
         sections.law(parts),
         sections.ladder(parts),
         sections.plan(parts),
         sections.training(parts),
-        more_sections.data(parts),
+        data_section.data(parts),
         more_sections.tasks(parts),
         more_sections.cost(parts),
         more_sections.reproduce(parts),
@@ -39,8 +41,9 @@ def report_sections(parts: Parts) -> list[Section]:
 
 
 def render_page(parts: Parts) -> str:
-    """The whole page of a climb."""
-    return page_of(f"{parts.name}: stepladder report", parts.name, report_sections(parts))
+    """The whole page of a climb, or of a corpus alone."""
+    shown = report_sections(parts)
+    return page_of(f"{parts.name}: stepladder report", parts.name, shown, contents=len(shown) > 1)
 
 
 def page_of(title: str, name: str, shown: Sequence[Section], *, contents: bool = True) -> str:

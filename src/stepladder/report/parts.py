@@ -1,4 +1,4 @@
-"""The folder of a climb in; its nouns out, with a sentence and a command for each part that is not there.
+"""A climb's or a corpus's folder in; its nouns out, and for each part that is not there words and a command.
 
 A missing or damaged part never stops the report: its section says so.
 """
@@ -34,6 +34,9 @@ from stepladder.units import JOULES_PER_KWH
 
 T = TypeVar("T")
 U = TypeVar("U")
+# Any of these makes a folder that of a climb, and not of a corpus alone.
+_CLIMB = ("corpus", "stepladder.toml", "ladder", "law.json", "plan.json", "forecast.json")
+_TRIALS = ("ablation", "mixture")
 # What makes each part; shown where the part is missing.
 COMMANDS: Mapping[str, str] = {
     "brief": "stepladder init",
@@ -77,13 +80,25 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """A corpus with its audit, and trials of it by name: what a change of the data did, as their files say.
+
+    `is_alone`: the folder is that of a corpus and holds nothing of a climb.
+    """
+
+    corpus: Corpus | None
+    audit: Mapping[str, Any]
+    trials: Mapping[str, Mapping[str, Any]]
+    is_alone: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
     """Everything a report is made of. `missing` says, by part, what is wrong in one sentence."""
 
     name: str
     brief: Brief | None
-    corpus: Corpus | None
-    audit: Mapping[str, Any]
+    data: Data
     ladder: Ladder
     law: Law | None
     plan: Plan | None
@@ -92,6 +107,16 @@ class Parts:
     scores: tuple[Score, ...]
     tasks: tuple[Task, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def corpus(self) -> Corpus | None:
+        """The corpus, where it is there."""
+        return self.data.corpus
+
+    @property
+    def audit(self) -> Mapping[str, Any]:
+        """Its audit, or nothing."""
+        return self.data.audit
 
     @property
     def forecast(self) -> Forecast | None:
@@ -119,8 +144,7 @@ def read_parts(folder: Path) -> Parts:
     parts = Parts(
         name=brief.name if brief else plan.name if plan else folder.resolve().name,
         brief=brief,
-        corpus=read.part("corpus", "corpus/corpus.json", _noun(Corpus), None),
-        audit=read.part("audit", "corpus/audit.json", _read_object, {}),
+        data=_read_data(read),
         ladder=read.part("ladder", "ladder/observations.csv", read_ladder, Ladder()),
         law=read.part("law", "law.json", _noun(Law), None),
         plan=plan,
@@ -134,7 +158,8 @@ def read_parts(folder: Path) -> Parts:
     if not read.found:
         raise StoreError(
             f"{folder} holds nothing of a climb",
-            allowed="a folder with stepladder.toml, corpus/, ladder/, law.json, plan.json or target@1/",
+            allowed="a corpus, or a folder with stepladder.toml, corpus/, "
+            "ladder/, law.json, plan.json or target@1/",
             next_command="stepladder init",
         )
     return replace(parts, scores=scores)
@@ -194,6 +219,24 @@ def _changed(path: Path) -> list[str]:
         if item.get("fingerprint") and item["fingerprint"] != fingerprint(rest):
             changed.append(str(item.get("run", "")))
     return changed
+
+
+def _read_data(read: "_Reader") -> Data:
+    is_alone = (read.folder / "corpus.json").exists() and not any(
+        (read.folder / name).exists() for name in _CLIMB
+    )
+    where = "" if is_alone else "corpus/"
+    trials = {}
+    for name in _TRIALS:
+        for place in (f"{name}.json", f"{name}/{name}.json"):
+            if (read.folder / place).exists():
+                trials[name] = read.part(name, place, _read_object, {})
+    return Data(
+        corpus=read.part("corpus", f"{where}corpus.json", _noun(Corpus), None),
+        audit=read.part("audit", f"{where}audit.json", _read_object, {}),
+        trials=trials,
+        is_alone=is_alone,
+    )
 
 
 def _read_target(read: _Reader) -> Target:

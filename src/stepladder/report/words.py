@@ -100,6 +100,17 @@ def number_of(value: Any) -> float:
         return math.nan
 
 
+def mapping_of(value: Any) -> Mapping[str, Any]:
+    """The JSON object that a value is, or an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def count_of(entry: Any, key: str) -> int:
+    """A whole number of a JSON object; 0 where it has none."""
+    value = number_of(mapping_of(entry).get(key))
+    return int(value) if math.isfinite(value) else 0
+
+
 def verdict(score: Score) -> tuple[str, str]:
     """('hit', 'half' or 'miss', one plain sentence with the signed error)."""
     error = score.relative_error

@@ -1,4 +1,4 @@
-"""`stepladder report`: a climb's folder in, one HTML page (and figures as files, when asked) out."""
+"""`stepladder report`: the folder of a climb or a corpus in, one HTML page (and figures as files, when asked) out."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 
 def report(
-    folder: Annotated[Path, Parameter(help="Folder of the climb.")] = Path(),
+    folder: Annotated[Path, Parameter(help="Folder of the climb, or of a corpus.")] = Path(),
     *,
     figures: Annotated[
         Literal["png", "svg"] | None,
