@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from stepladder.cli import main
+from stepladder.laws.blend import Mixture
+from stepladder.records import Derived, Interval, to_json
 from stepladder.report.data_section import data
 from stepladder.report.parts import read_parts
 
@@ -73,6 +75,27 @@ def test_a_trial_of_the_data_is_told_with_its_intervals(climb, place):
     assert section.figures["ablation"]["data"]["values"] == [
         {"text": "prose", "difference": 0.04, "low": 0.01, "high": 0.07}
     ]
+
+
+def test_the_best_mixture_is_told_with_what_it_gains(climb):
+    def derived(value):
+        return Derived(value=value, low=value - 0.02, high=value + 0.02, how="the law of mixtures")
+
+    loss = Interval(value=1.5, low80=1.45, high80=1.55, low95=1.4, high95=1.6)
+    best = Mixture(
+        shares={"code": derived(0.3), "prose": derived(0.7)},
+        loss={"code": loss},
+        mean_loss=loss,
+        gains={"uniform": derived(0.034)},
+        gap=0.0,
+        status="refused",
+        reason="too few runs",
+    )
+    (climb / "mixture.json").write_text(json.dumps({"law": {}, "best": to_json(best)}))
+    body = data(read_parts(climb)).body
+    assert "28.0 % – 32.0 %" in body
+    assert "3.4 % against the uniform mixture (1.4 % – 5.4 %)" in body
+    assert "The law refused this mixture: too few runs" in body
 
 
 def test_a_damaged_trial_spares_the_page(climb):

@@ -105,7 +105,7 @@ def trial(name: str, found: Mapping[str, Any]) -> Section:
         row for rows in found.values() if isinstance(rows, list) for row in rows if isinstance(row, Mapping)
     ]
     if not rows:
-        return Section(key=name, title="", body=Html(""))
+        return _mixture(name, mapping_of(found.get("best")))
     keys = [key for row in rows for key, value in row.items() if isinstance(value, (str, int, float))]
     head = list(dict.fromkeys(keys))
     numbers = [i for i, key in enumerate(head) if not any(isinstance(row.get(key), str) for row in rows)]
@@ -126,6 +126,32 @@ def trial(name: str, found: Mapping[str, Any]) -> Section:
     if note:
         pieces.append(paragraph(note, class_="note"))
     return Section(key=name, title=title, body=join(pieces), figures=specs)
+
+
+def _mixture(name: str, best: Mapping[str, Any]) -> Section:
+    """The shares of sources that a law of mixtures found best, and what they gain on other mixtures."""
+    shares = {source: e for source, e in mapping_of(best.get("shares")).items() if isinstance(e, Mapping)}
+    if not shares:
+        return Section(key=name, title="", body=Html(""))
+    rows = [(source, _share(e), f"{_share(e, 'low')} – {_share(e, 'high')}") for source, e in shares.items()]
+    pieces = [table(("source", "best share", "80 % interval"), rows, numbers=(1, 2))]
+    gains = [
+        f"{_share(e)} against the {other} mixture ({_share(e, 'low')} – {_share(e, 'high')})"
+        for other, e in mapping_of(best.get("gains")).items()
+    ]
+    if gains:
+        pieces.append(
+            paragraph(f"Predicted fall of the mean held-out loss: {'; '.join(gains)}.", class_="note")
+        )
+    if best.get("status", "ok") != "ok":
+        told = f"The law refused this mixture: {best.get('reason', '')}"
+        pieces.insert(0, paragraph(told, class_="verdict half"))
+    return Section(key=name, title="The best mixture of sources", body=join(pieces))
+
+
+def _share(entry: Any, key: str = "value") -> str:
+    value = number_of(mapping_of(entry).get(key))
+    return percent(value) if value == value else "not known"
 
 
 _ENDS = ("difference", "low", "high")
