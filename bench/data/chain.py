@@ -3,8 +3,8 @@
     python bench/data/chain.py [SOURCE...] [--gigabytes 0.3 1 4] [--folder FOLDER]
 
 Without --gigabytes the sources are prepared once with one process on one core and once with two on two, and
-the bytes of both results are compared. With it, JSON lines of that size are made first: the sources' text again and again, each
-time with other words in other places, so that it is not all near-duplicate.
+the bytes of both results are compared. With it, JSON lines of that size are made first: the sources' text
+again and again, each time with other words in other places, so that it is not all near-duplicate.
 """
 
 import argparse

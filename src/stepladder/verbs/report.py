@@ -1,4 +1,4 @@
-"""`stepladder report`: the folder of a climb or a corpus in, one HTML page (and figures as files, when asked) out."""
+"""`stepladder report`: the folder of a climb or of a corpus in, one HTML page (and figures as files) out."""
 
 import json
 from pathlib import Path
