@@ -23,7 +23,7 @@ def test_json_is_one_object_with_the_promised_keys(
     assert result["input_documents"] == (
         result["kept_documents"] + sum(result["removed"].values()) + result["quarantined_documents"]
     )
-    for stage in ("read", "near", "trim", "tokenizer", "encode"):
+    for stage in ("read", "near", "clusters", "trim", "portray", "encode"):
         assert f"\n{stage} " in "\n" + printed.err
 
     assert main(words) == 0

@@ -222,7 +222,8 @@ def evaluation_sets(contamination: Mapping[str, Any] | None) -> list[str]:
 def _figure(key: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.2%}" if "share" in key else f"{value:,}"
+    # `at_share` counts examples.
+    return f"{value:.2%}" if "share" in key and isinstance(value, float) else f"{value:,}"
 
 
 def uses_and_limits(audit: Mapping[str, Any]) -> list[str]:
