@@ -119,8 +119,7 @@ def prepare_corpus(
         **copies,
         **cleared,
     }
-    tallied = {**told["tally"], "profile": describe(told["profile"])}
-    audit = make_audit(job.work, tallied, quarantined, trimmed, index, decided)
+    audit = make_audit(job.work, told, quarantined, trimmed, index, decided)
     corpus = _corpus(audit, index, clock.read())
     write_json(out / AUDIT_FILE, audit)
     write_text(out / CARD_FILE, data_card(audit, options, _source_names(sources)))
@@ -212,7 +211,8 @@ def _tokenizer(job: Job, out: Path, choose: ChooseVocabulary | None) -> tuple[bo
     is_fast = told["fast"] if job.options.vocab_size else is_equal(out, list(sampled(job.work, cuts)))
     names = [part["name"] for part in job.parts]
     tasks = [{"parts": names[start : start + _FOLDED]} for start in range(0, len(names), _FOLDED)]
-    return is_fast, fold(job.run("fold", tasks, [len(task["parts"]) for task in tasks], "parts"))
+    total = fold(job.run("fold", tasks, [len(task["parts"]) for task in tasks], "parts"))
+    return is_fast, {**total["tally"], "profile": describe(total["profile"])}
 
 
 def _bytes_by_source(job: Job) -> dict[str, int]:

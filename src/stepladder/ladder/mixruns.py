@@ -73,7 +73,8 @@ def measure_mixture(
         write_json(design, next_mixtures(list(tokens), count, limits=Limits()))
     shares = read_json(design)
     orders = {
-        f"m{number:02d}": (Order(packing="documents", weights=row), number)
+        # One seed for all: what it does to a loss cancels between mixtures.
+        f"m{number:02d}": (Order(packing="documents", weights=row), options.seed)
         for number, row in enumerate(shares)
     }
     runs = run_trial(trial, out, orders, quiet=quiet)
