@@ -209,13 +209,14 @@ class Observation:
 class Order:
     """What a run reads: windows of the joined text, or documents packed and masked, mixed by source.
 
-    `weights` are shares of the samples by source of the corpus, `epochs` passes over a source; sources that
-    neither names are left out, and with neither each source counts as it is large. Both need `documents`.
+    `weights` are shares of the samples by source, `epochs` passes over a source; what neither names is left
+    out (with neither: sources count as they are large). `unique` is the share of each source that is read.
     """
 
     packing: Literal["windows", "documents"] = "windows"
     weights: Mapping[str, float] = field(default_factory=dict)
     epochs: Mapping[str, float] = field(default_factory=dict)
+    unique: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

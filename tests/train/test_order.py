@@ -23,6 +23,7 @@ from stepladder.records import Layout, Order, Plan, Recipe, Shape, from_json, to
 from stepladder.train import worker
 from stepladder.train.loop import Stopped
 from stepladder.train.metrics import read_metrics
+from stepladder.train.mixture import mix
 from stepladder.train.objective import HeadLoss, NextToken, inputs_of
 from stepladder.train.packing import PackedSource, pack
 from stepladder.train.parallel import Ranks
@@ -208,3 +209,20 @@ def test_the_default_order_is_not_written_and_may_be_missing() -> None:
     assert from_json(Plan, value) == plan
     other = replace(plan, order=Order(packing="documents", weights={"a": 0.5}))
     assert from_json(Plan, json.loads(json.dumps(to_json(other)))) == other
+
+
+def test_a_share_of_the_text_is_read_again_and_again(mixed: Path) -> None:
+    split = open_split(mixed, "train")
+    packing = pack(split, CONTEXT, 0)
+    counts = packing.samples_per_source(0.25)
+    seen = []
+    for seed in (0, 1):
+        source = PackedSource(split, packing, 1, seed, mixture=mix(packing.source_names, counts))
+        first = source.samples(np.arange(sum(counts)))
+        assert sorted(first) == sorted(source.samples(np.arange(sum(counts), 2 * sum(counts))))
+        assert len(set(first.tolist())) == sum(counts)
+        seen.append(first.tolist())
+    assert seen[0] != seen[1]
+    assert sorted(seen[0]) == sorted(seen[1])
+    # Drawn from all over the source, not its first samples.
+    assert max(seen[0]) > 0.9 * len(packing)

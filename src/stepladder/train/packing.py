@@ -13,6 +13,7 @@ of a document, and the only thing to learn would be to forget the document just 
 
 import hashlib
 import io
+import operator
 import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,6 +36,7 @@ PADDING = -1
 MOST_PADDING = 0.01
 # Changes when the same documents would be packed otherwise.
 _VERSION = 1
+_SUBSET_SEED = 1
 
 
 class Documents(Protocol):
@@ -85,9 +87,9 @@ class Packing:
         """Share of documents that are in more than one piece."""
         return self.cut_documents / max(self.documents, 1)
 
-    def samples_per_source(self) -> list[int]:
-        """Samples of each source in one epoch."""
-        return np.diff(self.source_first).tolist()
+    def samples_per_source(self, unique: float = 1.0) -> list[int]:
+        """Samples of each source in one epoch over the share `unique` of it."""
+        return np.ceil(np.diff(self.source_first) * unique).astype(np.int64).tolist()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -302,16 +304,25 @@ class PackedSource(RankBatches):
         micro_sequences: int = 0,
         mixture: Mixture | None = None,
     ) -> None:
-        """`batch_sequences` counts all ranks. Set `dtype` for other tokens than int64, as the split's own."""
+        """`batch_sequences` counts all ranks; a source has as many samples as `mixture` says.
+
+        Set `dtype` for other tokens than int64, as the split's own.
+        """
         super().__init__(batch_sequences, ranks, micro_sequences)
         self.packing, self.context_tokens = packing, packing.context_tokens
         self._pieces = PieceReader(split.tokens)
-        samples = packing.samples_per_source()
-        self.mixture = mixture or Mixture(packing.source_names, samples, [Fraction(n) for n in samples])
-        assert self.mixture.samples.tolist() == samples, "the mixture was made for another packing"
+        whole = packing.samples_per_source()
+        self.mixture = mixture or Mixture(packing.source_names, whole, [Fraction(n) for n in whole])
+        samples = self.mixture.samples.tolist()
+        assert all(map(operator.le, samples, whole)), "the mixture was made for another packing"
         self._orders = [
             SampleOrder(count, _source_seed(seed, number)) if count else None
             for number, count in enumerate(samples)
+        ]
+        # Which samples are read does not depend on the seed: runs of several seeds repeat the same text.
+        self._subset = [
+            SampleOrder(count, _SUBSET_SEED) if some < count else None
+            for some, count in zip(samples, whole, strict=True)
         ]
         self.dtype: np.dtype[Any] = np.dtype(np.int64)
 
@@ -327,7 +338,9 @@ class PackedSource(RankBatches):
         for number in np.unique(source):
             order, chosen = self._orders[number], source == number
             assert order is not None  # the mixture takes nothing from an empty source
-            out[chosen] = self.packing.source_first[number] + order.windows(within[chosen])
+            sample, subset = order.windows(within[chosen]), self._subset[number]
+            sample = sample if subset is None else subset.windows(sample)
+            out[chosen] = self.packing.source_first[number] + sample
         return out
 
     def epochs(self) -> dict[str, float]:

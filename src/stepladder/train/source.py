@@ -25,17 +25,23 @@ def training_batches(
     sequences = plan.recipe.batch_tokens // context
     split, micro = open_split(corpus, "train"), plan.layout.micro_batch_sequences
     if order.packing == "windows":
-        if order.weights or order.epochs:
+        if order.weights or order.epochs or order.unique != 1:
             raise TrainError(
                 "windows of the joined text cannot be mixed by source",
-                got='order.packing "windows" with weights or epochs',
+                got='order.packing "windows" with weights, epochs or a share that is unique',
                 allowed='order.packing "documents"',
             )
         return BatchSource(split, context, sequences, plan.seed, ranks, micro)
+    if not 0 < order.unique <= 1:
+        raise TrainError(
+            "the share of the text that is read is out of range",
+            got=f"order.unique {order.unique}",
+            allowed="above 0, at most 1",
+        )
     packing = packed(split, corpus, out, context)
     mixture = mix(
         packing.source_names,
-        packing.samples_per_source(),
+        packing.samples_per_source(order.unique),
         order.weights,
         order.epochs,
         plan.steps * sequences,

@@ -23,6 +23,10 @@ app.command(
     "stepladder.verbs.data_mixture:mixture", name="mixture", help="Choose shares of sources by small runs."
 )
 
+app.command(
+    "stepladder.verbs.data_repeats:repeats", name="repeats", help="Measure what repeating text costs."
+)
+
 
 @app.default
 def data(
