@@ -1,6 +1,10 @@
 """What a rule or a source is worth: the interval on made differences, and real pairs of runs."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +17,12 @@ from stepladder.data.prepare import prepare_corpus
 from stepladder.data.quality.rules import rules
 from stepladder.data.tokens.shards import open_split
 from stepladder.errors import TrainError
+from stepladder.ladder.ablate import ablation_text
 from stepladder.ladder.compare import compare
+from stepladder.ladder.trial import Trial
+from stepladder.models.shape import shape_for_width
+from stepladder.records import Layout, to_json
+from stepladder.store import write_json
 
 WORDS = "the old river ran past a quiet mill and its miller sold flour to all who came by boat"
 
@@ -39,6 +48,18 @@ def test_the_interval_holds_the_difference_as_often_as_it_says(true: float) -> N
     assert told / 300 < 0.06 if true == 0 else told / 300 > 0.6
 
 
+def test_more_pairs_are_asked_for_only_where_they_would_tell() -> None:
+    size = np.full(50, 1000)
+    base = [np.full(50, 1400.0)] * 2
+    # Seeds disagree, documents do not; then the other way round.
+    by_seed = compare("all", base, [base[0] + gap for gap in (30.0, -10.0)], size)
+    by_text = compare("all", base, [base[0] + np.resize([30.0, -28.0], 50)] * 2, size)
+    assert by_seed.verdict == by_text.verdict == "cannot tell"
+    # Mean 10, deviation 28.3: an interval of 1.96 deviations of the mean of n pairs is below 10 from n = 31.
+    assert by_seed.pairs_needed == 31
+    assert by_text.pairs_needed == 0
+
+
 def test_one_pair_tells_nothing() -> None:
     with pytest.raises(TrainError, match="two pairs"):
         compare("all", [np.ones(3)], [np.ones(3)], np.ones(3))
@@ -60,6 +81,23 @@ def write_texts(folder: Path) -> tuple[Path, Path]:
             "\n".join(f"# {' '.join(letters[k::30])}" for k in range(30))
         )
     return folder / "sentences", folder / "noise"
+
+
+def choose_size(sources: tuple[Path, Path], out: Path) -> list[str]:
+    """The words of an ablation of noise in `out`, whose runs do not depend on this machine's speed."""
+    options = CorpusOptions(vocab_size=300, held_out=0.2)
+    corpus = prepare_corpus([str(source) for source in sources], out / "corpus", options, quiet=True)
+    trial = Trial(
+        shape=shape_for_width(16, vocab_size=300, context_tokens=128),
+        tokens=30_000,
+        layout=Layout(),
+        workers=2,
+        fingerprint=corpus.fingerprint,
+        seconds=2.0,
+    )
+    write_json(out / "trial.json", to_json(trial))
+    words = ["data", "ablate", "noise", *(str(source) for source in sources), "--out", str(out)]
+    return [*words, "--vocab-size", "300", "--held-out", "0.2", "--seeds", "2", "--json"]
 
 
 def test_what_a_rule_would_remove_is_kept_for_training_only(tmp_path: Path) -> None:
@@ -84,19 +122,23 @@ def test_what_a_rule_would_remove_is_kept_for_training_only(tmp_path: Path) -> N
 def test_noise_is_told_from_text_and_the_same_command_does_nothing_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sentences, noise = write_texts(tmp_path)
-    words = ["data", "ablate", "noise", str(sentences), str(noise), "--out", str(tmp_path / "out")]
-    words += ["--vocab-size", "300", "--minutes", "0.25", "--seeds", "2", "--held-out", "0.2", "--json"]
+    words = choose_size(write_texts(tmp_path), tmp_path / "out")
     assert main(words) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["kind"] == "source"
     assert result["runs"] == 4
     assert 0.2 < result["share_of_tokens"] < 0.8
     assert set(result["epochs"]["without"]) == {"sentences"}
-    row = result["differences"][0]
-    # Held-out text is half noise: to have seen noise helps with it.
-    assert row["verdict"] == "helps"
-    assert row["difference"] == pytest.approx(row["without"] - row["with_it"])
+    rows = {row["part"]: row for row in result["differences"]}
+    assert list(rows) == ["all", "all but noise", "source noise", "source sentences"]
+    # Held-out text is half noise, and to have seen noise helps with that alone.
+    assert rows["all"]["verdict"] == rows["source noise"]["verdict"] == "helps"
+    assert rows["all but noise"]["difference"] < 0.2 * rows["source noise"]["difference"]
+    assert rows["all but noise"]["difference"] == rows["source sentences"]["difference"]
+    assert rows["all"]["documents"] == sum(rows[f"source {n}"]["documents"] for n in ("noise", "sentences"))
+    assert "leave out the source unless its own text is wanted: it harms" in ablation_text(result)
+    for row in rows.values():
+        assert row["difference"] == pytest.approx(row["without"] - row["with_it"])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("run.json")}
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["differences"] == result["differences"]
@@ -127,3 +169,20 @@ def test_subjects_that_cannot_be_tried(tmp_path: Path, capsys: pytest.CaptureFix
     error = capsys.readouterr().err
     assert "the time is too short" in error
     assert "--minutes" in error
+
+
+@pytest.mark.slow
+def test_a_killed_ablation_goes_on_where_it_was(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "stepladder", *choose_size(write_texts(tmp_path), tmp_path / "out")]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    runs = tmp_path / "out" / "runs"
+    while process.poll() is None and not list(runs.glob("*/heldout_documents.npz")):
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = {path: path.stat().st_mtime_ns for path in runs.glob("*/heldout_documents.npz")}
+    assert 0 < len(done) < 4
+    again = subprocess.run(words, capture_output=True, check=True)
+    assert json.loads(again.stdout)["runs"] == 4
+    assert len(list(runs.glob("*/heldout_documents.npz"))) == 4
+    assert done == {path: path.stat().st_mtime_ns for path in done}

@@ -19,12 +19,12 @@ from stepladder.data.reading import SPARED
 from stepladder.errors import DataError, did_you_mean
 from stepladder.ladder.compare import Difference, compare
 from stepladder.ladder.trial import (
-    domain_names,
     epochs_of,
     plan_trial,
     run_trial,
     scores_of,
     source_tokens,
+    split_names,
 )
 from stepladder.models.count import count_params
 from stepladder.plan.machine import Machine
@@ -34,6 +34,7 @@ from stepladder.store import open_artefact, write_json
 ABLATION_FILE = "ablation.json"
 # Below this share of the training tokens nothing can be seen of what a source is worth.
 _LEAST_SHARE = 1e-3
+_REST = "all but "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +100,7 @@ def ablate(
         "tokens_per_run": trial.tokens,
         "runs": len(runs),
         "epochs": {arm: epochs_of(trial, weights, tokens) for arm, weights in arms.items()},
-        "differences": [to_json(row) for row in _differences(found, out / "corpus")],
+        "differences": [to_json(row) for row in _differences(found, out / "corpus", taken)],
     }
     write_json(out / ABLATION_FILE, result)
     artefact.finish({"differences": len(result["differences"])})
@@ -126,14 +127,19 @@ def _check(taken: str, tokens: dict[str, int], subject: str, *, is_rule: bool) -
         raise DataError(f"without {subject} no text is left", got=f"sources: {', '.join(named)}")
 
 
-def _differences(found: list[tuple[dict[str, Any], dict[str, Any]]], corpus: Path) -> list[Difference]:
-    """For all held-out text, then by domain where there are several."""
+def _differences(
+    found: list[tuple[dict[str, Any], dict[str, Any]]], corpus: Path, taken: str
+) -> list[Difference]:
+    """For all held-out text, for what is not of the source that is tried, then by source and by domain."""
     first = found[0][0]
-    names = domain_names(corpus)
-    parts: list[tuple[str, Any]] = [("all", np.ones(len(first["document"]), dtype=bool))]
-    counts = np.bincount(first["domain"], minlength=len(names))
-    if np.count_nonzero(counts) > 1:
-        parts += [(name, first["domain"] == at) for at, name in enumerate(names) if counts[at] > 1]
+    sources, domains = (split_names(corpus, kind) for kind in ("source", "domain"))
+    parts = {"all": np.ones(len(first["document"]), dtype=bool)}
+    if taken in sources:
+        parts[_REST + taken] = first["source"] != sources.index(taken)
+    for kind, names in (("source", sources), ("domain", domains)):
+        own = {f"{kind} {name}": first[kind] == at for at, name in enumerate(names)}
+        own = {name: chosen for name, chosen in own.items() if chosen.any()}
+        parts |= own if len(own) > 1 else {}
     return [
         compare(
             name,
@@ -141,28 +147,45 @@ def _differences(found: list[tuple[dict[str, Any], dict[str, Any]]], corpus: Pat
             [pair[1]["nats"][own] for pair in found],
             first["num_bytes"][own],
         )
-        for name, own in parts
+        for name, own in parts.items()
+        if name == "all" or 2 <= own.sum() < len(own)
     ]
 
 
 def ablation_text(result: dict[str, Any]) -> str:
-    """The result as a table with a sentence below it."""
+    """The result as a table with its meaning below it."""
+    rows = result["differences"]
+    width = max(len("held-out bits per byte"), *(len(row["part"]) + 2 for row in rows))
     lines = [
         f"{result['runs']} runs of {result['params']:,} parameters on {result['tokens_per_run']:,} tokens; "
         f"{result['kind']} {result['subject']}: {result['share_of_tokens']:.1%} of the training tokens",
-        "held-out bits per byte   documents      with   without   difference   95 % interval",
+        f"{'held-out bits per byte':{width}s} documents      with   without   difference   95 % interval",
     ]
-    for row in result["differences"]:
+    for row in rows:
+        ends = f"{row['low']:+.4f} to {row['high']:+.4f}"
         lines.append(
-            f"  {row['part'][:20]:20s} {row['documents']:11,d} {row['with_it']:9.4f} {row['without']:9.4f} "
-            f"{row['difference']:+12.4f}   {row['low']:+.4f} to {row['high']:+.4f}  {row['verdict']}"
+            f"  {row['part']:{width - 2}s} {row['documents']:9,d} {row['with_it']:9.4f} "
+            f"{row['without']:9.4f} {row['difference']:+12.4f}   {ends}  {row['verdict']}"
         )
-    whole = result["differences"][0]
-    if whole["verdict"] == "cannot tell":
-        told = (
-            f"cannot tell whether {result['subject']} helps: about {whole['more_pairs']:.0f} times as many "
-            "pairs would be needed at this size"
-        )
-    else:
-        told = f"{result['subject']} {whole['verdict']} at this size and length"
-    return "\n".join([*lines, told])
+    # All text holds the source's own, which it nearly always helps: others show what it does to the rest.
+    rest = [row for row in rows if row["part"] == _REST + result["subject"]]
+    lines.append(_meaning(result["kind"], (rest or rows)[0]))
+    most = max(number for arm in result["epochs"].values() for number in arm.values())
+    if most > 1:
+        lines.append(f"note: some text was read {most:.1f} times; more text would tell more")
+    lines.append("note: this holds at this size and length, and for the held-out text of this corpus")
+    return "\n".join(lines)
+
+
+def _meaning(kind: str, row: dict[str, Any]) -> str:
+    """What a difference says to do."""
+    where = "the text of other sources" if row["part"].startswith(_REST) else "held-out text"
+    if row["verdict"] == "helps":
+        return f"keep the {kind}: it helps on {where}"
+    if row["verdict"] == "harms":
+        unless = " unless its own text is wanted" if row["part"].startswith(_REST) else ""
+        return f"leave out the {kind}{unless}: it harms on {where}"
+    seen = f"cannot tell on {where}: {(row['high'] - row['low']) / 2:.4f} either way would have been seen"
+    if row["pairs_needed"]:
+        return f"{seen}; so small a difference needs about {row['pairs_needed']:,} pairs (--seeds)"
+    return f"{seen}; so small a difference needs more held-out text, not more pairs"

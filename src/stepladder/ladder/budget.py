@@ -53,7 +53,7 @@ def measure_speed(brief: Brief, machine: Machine, corpus: Corpus, bench: Bench) 
     rung_layout = Layout(device=device, precision=precision)  # pyrefly: ignore[bad-argument-type]
     workers = int(brief.override.get("workers", 1 if machine.gpus else machine.cores))
     rates = recipe_rule(brief.override)
-    guess = guess_shape(brief, corpus, _assumed_flops_per_second(machine) * workers)
+    guess = guess_shape(brief, corpus, assumed_flops_per_second(machine) * workers)
     small = narrower(guess, rung_widths(guess)[0])
     usual = _GUESSED_RATIO * count_params(guess).total
     # Two sizes and two batches tell a step's fixed time from that of its tokens and FLOPs; all workers are
@@ -160,7 +160,7 @@ def _rung_shapes(guess: Shape, rules: DesignRules) -> list[Shape]:
     return shapes
 
 
-def _assumed_flops_per_second(machine: Machine) -> float:
+def assumed_flops_per_second(machine: Machine) -> float:
     """A first guess of one worker's training speed, only used for the size of the calibration runs: small
     decoders reached 30 to 60 GFLOP/s on a thread with bf16 (docs/log.md), a tenth of a GPU's peak."""
     if machine.gpus:

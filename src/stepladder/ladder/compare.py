@@ -14,14 +14,15 @@ import numpy as np
 from stepladder.errors import TrainError
 
 Array = np.ndarray
-_LEVEL = 0.95
+_LEVEL, _NORMAL = 0.95, 1.96
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
     """Bits per byte of both arms on some documents, and `without - with`: above 0, the change is worth it.
 
-    `low` and `high` are its interval of 95 %; `verdict` is "helps", "harms" or "cannot tell".
+    `low` and `high` are its interval of 95 %; `verdict` is "helps", "harms" or "cannot tell". `pairs_needed`
+    would tell a difference of this size; 0: no number of pairs would, for the held-out text is too small.
     """
 
     part: str
@@ -33,7 +34,7 @@ class Difference:
     documents: int
     pairs: int
     verdict: str
-    more_pairs: float
+    pairs_needed: int
 
 
 def compare(part: str, with_it: Sequence[Array], without: Sequence[Array], num_bytes: Array) -> Difference:
@@ -79,9 +80,15 @@ def compare(part: str, with_it: Sequence[Array], without: Sequence[Array], num_b
         documents=documents,
         pairs=pairs,
         verdict=verdict,
-        # Only the seed's part shrinks with more pairs; this is what would be needed if it were all.
-        more_pairs=max((half / abs(value)) ** 2, 1.0) if value and verdict == "cannot tell" else 1.0,
+        pairs_needed=_pairs_needed(value, pairs, spread) if verdict == "cannot tell" else pairs,
     )
+
+
+def _pairs_needed(value: float, pairs: int, spread: tuple[float, float]) -> int:
+    """Only the seed's part of the variance shrinks with more pairs."""
+    of_seed, of_text = spread
+    room = (value / _NORMAL) ** 2 - of_text
+    return max(math.ceil(of_seed * pairs / room), pairs + 1) if room > 0 else 0
 
 
 def _quantile(freedom: float) -> float:

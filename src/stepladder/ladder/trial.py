@@ -3,7 +3,6 @@
 All runs of a trial have one shape, one length and one held-out text; only what they read differs.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,11 @@ import numpy as np
 
 from stepladder.data.tokens.shards import open_split
 from stepladder.errors import TrainError
-from stepladder.ladder.budget import PACKING
+from stepladder.ladder.budget import PACKING, assumed_flops_per_second
 from stepladder.ladder.calibrate import Bench, calibrate_shapes
 from stepladder.ladder.design import Rung
 from stepladder.ladder.run import rung_plans, train_side_by_side
-from stepladder.models.count import count_params
+from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import shape_for_params
 from stepladder.plan.machine import Machine
 from stepladder.plan.rates import MIN_STEPS, recipe_for
@@ -29,8 +28,8 @@ CONTEXT_TOKENS = 128
 # Tokens for each parameter that multiplies, the ratio at which the compute of a size is best spent
 # (arXiv:2203.15556); and the least and largest such size of a trial.
 _RATIO, _SMALLEST, _LARGEST = 20.0, 20_000, 20_000_000
-# A first guess of a worker's speed; the calibration then measures it.
-_FLOPS_PER_SECOND = 4e10
+# Shorter runs measure their own start (docs/log.md).
+_LEAST_RATIO = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,44 +55,82 @@ def plan_trial(
     path = folder / "trial.json"
     if path.exists():
         return from_json(Trial, read_json(path))
-    workers = os.cpu_count() or 1
-    layout = Layout(precision="bf16" if machine.has_bf16 else "fp32")
-    each = seconds * PACKING * workers / runs
-    multiplying = (each * _FLOPS_PER_SECOND / (6 * _RATIO)) ** 0.5
-    multiplying = min(max(multiplying, _SMALLEST), _LARGEST, corpus.train.tokens / 4)
-    shape = shape_for_params(
-        multiplying + corpus.vocab_size * 64, vocab_size=corpus.vocab_size, context_tokens=CONTEXT_TOKENS
+    workers = 1 if machine.gpus else machine.cores
+    layout = Layout(
+        device="cuda" if machine.gpus else "cpu",
+        precision="bf16" if machine.has_bf16 or machine.gpus else "fp32",
     )
-    recipe = recipe_for(shape, _RATIO * count_params(shape).nonembed)
+    each, flops_per_second = seconds * PACKING * workers / runs, assumed_flops_per_second(machine)
     bench = Bench(
         folder=folder / "calibration",
         corpus="../../corpus",
         corpus_fingerprint=corpus.fingerprint,
         quiet=quiet,
     )
-    seen = calibrate_shapes([(shape, recipe)] * workers, bench, layout, workers)
-    per_token = max(row.seconds / row.tokens for row in seen)
-    fixed = max(float(row.notes["fixed_seconds"]) for row in seen)
-    tokens = int(max(each - fixed, 0.0) / per_token)
-    batch = recipe_for(shape, max(tokens, 1)).batch_tokens
-    if tokens < MIN_STEPS * batch:
-        needed = (MIN_STEPS * batch * per_token + fixed) * runs / workers / PACKING / 60
+    speed = _measure(_shape(each * flops_per_second, corpus), bench, layout, workers)
+    if speed.tokens(each) < speed.least(each):
+        # Slower than was guessed: once more with the size that this speed pays for.
+        seen = train_flops_per_token(speed.shape) / speed.per_token
+        shape = _shape(max(each - speed.fixed, 0.0) * seen, corpus)
+        if shape != speed.shape:
+            bench = replace(bench, folder=folder / "calibration-2")
+            speed = _measure(shape, bench, layout, workers)
+    tokens, least, params = speed.tokens(each), speed.least(each), count_params(speed.shape).total
+    if tokens < least:
+        needed = (least * speed.per_token + speed.fixed) * runs / workers / PACKING / 60
         raise TrainError(
-            f"the time is too short: runs of fewer than {MIN_STEPS} steps measure their own start",
-            got=f"{seconds / 60:g} minutes for {runs} runs of {count_params(shape).total:,} parameters",
+            f"the time is too short: runs of fewer than {MIN_STEPS} steps, or of fewer than "
+            f"{_LEAST_RATIO:g} tokens a parameter, measure their own start",
+            got=f"{seconds / 60:g} minutes for {runs} runs of {params:,} parameters",
             allowed=f"about {needed:.1f} minutes or more",
-            next_command=f"the same with --minutes {needed * 1.1:.1f}",
+            next_command=f"the same with --minutes {needed * 1.1:.1f} and another --out",
         )
     trial = Trial(
-        shape=shape,
+        shape=speed.shape,
         tokens=tokens,
         layout=layout,
         workers=workers,
         fingerprint=corpus.fingerprint,
-        seconds=fixed + tokens * per_token,
+        seconds=speed.fixed + tokens * speed.per_token,
     )
     write_json(path, to_json(trial))
     return trial
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Speed:
+    """Seconds for each token, and `fixed` ones for each run, of one shape with all workers busy."""
+
+    shape: Shape
+    per_token: float
+    fixed: float
+
+    def tokens(self, seconds: float) -> int:
+        """Tokens of a run of so many seconds."""
+        return int(max(seconds - self.fixed, 0.0) / self.per_token)
+
+    def least(self, seconds: float) -> int:
+        """Tokens from which such a run measures more than its own start."""
+        batch = recipe_for(self.shape, max(self.tokens(seconds), 1)).batch_tokens
+        return max(MIN_STEPS * batch, int(_LEAST_RATIO * count_params(self.shape).total))
+
+
+def _measure(shape: Shape, bench: Bench, layout: Layout, workers: int) -> _Speed:
+    recipe = recipe_for(shape, _RATIO * count_params(shape).nonembed)
+    seen = calibrate_shapes([(shape, recipe)] * workers, bench, layout, workers)
+    return _Speed(
+        shape=shape,
+        per_token=max(row.seconds / row.tokens for row in seen),
+        fixed=max(float(row.notes["fixed_seconds"]) for row in seen),
+    )
+
+
+def _shape(flops: float, corpus: Corpus) -> Shape:
+    """The shape whose run of `_RATIO` tokens for each parameter that multiplies takes so many FLOPs."""
+    multiplying = min(max((flops / (6 * _RATIO)) ** 0.5, _SMALLEST), _LARGEST, corpus.train.tokens / 4)
+    return shape_for_params(
+        multiplying + corpus.vocab_size * 64, vocab_size=corpus.vocab_size, context_tokens=CONTEXT_TOKENS
+    )
 
 
 def run_trial(
@@ -140,6 +177,7 @@ def epochs_of(trial: Trial, weights: Mapping[str, float], tokens: Mapping[str, i
     return {name: trial.tokens * weight / total / tokens[name] for name, weight in weights.items() if weight}
 
 
-def domain_names(corpus: Path) -> Sequence[str]:
-    """Names of the domains by number."""
-    return open_split(corpus, "heldout").domain_names
+def split_names(corpus: Path, kind: str) -> Sequence[str]:
+    """Names of the sources or domains (`kind`: "source" or "domain") by number."""
+    split = open_split(corpus, "heldout")
+    return split.source_names if kind == "source" else split.domain_names
