@@ -154,21 +154,14 @@ def test_subjects_that_cannot_be_tried(tmp_path: Path, capsys: pytest.CaptureFix
     ):
         assert main(["data", "ablate", subject, *base, "--out", str(tmp_path / subject)]) == 2
         assert told in capsys.readouterr().err
-    words = [
-        "data",
-        "ablate",
-        "noise",
-        *base,
-        str(noise),
-        "--out",
-        str(tmp_path / "short"),
-        "--minutes",
-        "0.01",
-    ]
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert "the time is too short" in error
-    assert "--minutes" in error
+        assert not (tmp_path / subject / "artefact.json").exists()
+    words = ["data", "ablate", "noise", *base, str(noise), "--out", str(tmp_path / "short")]
+    # Too short a time is told, and the folder is free for a longer one.
+    for minutes in ("0.01", "0.02"):
+        assert main([*words, "--minutes", minutes]) == 2
+        error = capsys.readouterr().err
+        assert "the time is too short" in error
+        assert "the same with --minutes" in error
 
 
 @pytest.mark.slow

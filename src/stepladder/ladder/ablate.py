@@ -68,7 +68,6 @@ def ablate(
             got=f"seeds {wanted.seeds}, minutes {wanted.minutes:g}",
             allowed="--seeds 2 or more, --minutes above 0",
         )
-    artefact = open_artefact(out, {"kind": "ablation", **to_json(wanted)})
     is_rule = wanted.subject in [*SETS, *(rule.name for rule in rules())]
     if is_rule:
         cleaning = options.cleaning
@@ -79,6 +78,8 @@ def ablate(
     taken = SPARED + wanted.subject if is_rule else wanted.subject
     _check(taken, tokens, wanted.subject, is_rule=is_rule)
     trial = plan_trial(out, corpus, machine, 2 * wanted.seeds, 60 * wanted.minutes, quiet=quiet)
+    # Only now: after a wrong name or too short a time the corpus serves the next try.
+    artefact = open_artefact(out, {"kind": "ablation", **to_json(wanted)})
     everything = {name: float(count) for name, count in tokens.items() if count}
     reduced = {name: count for name, count in everything.items() if name != taken}
     # A rule is at work where its text is left out, a source where its text is read.

@@ -51,7 +51,6 @@ def measure_mixture(
         TrainError: the time is too short, or runs failed.
         LawError: the target names no source, or no mixture is within the limits.
     """
-    artefact = open_artefact(out, {"kind": "mixture", "minutes": wanted.minutes, "runs": wanted.runs})
     corpus = prepare_corpus(sources, out / "corpus", options, quiet=quiet)
     tokens = {name: count for name, count in source_tokens(out / "corpus").items() if count}
     if len(tokens) < 2:
@@ -63,6 +62,7 @@ def measure_mixture(
         )
     count = wanted.runs or 2 * len(tokens) + 3
     trial = plan_trial(out, corpus, machine, count, 60 * wanted.minutes, quiet=quiet)
+    artefact = open_artefact(out, {"kind": "mixture", "minutes": wanted.minutes, "runs": wanted.runs})
     limits = Limits(
         available={name: float(number) for name, number in tokens.items()},
         budget_tokens=wanted.tokens or float(trial.tokens),

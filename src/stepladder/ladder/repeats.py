@@ -49,10 +49,10 @@ def measure_repeats(
             got=f"seeds {seeds}, epochs {', '.join(f'{number:g}' for number in epochs) or 'none'}",
             allowed="--seeds 2 or more, --epochs above 1",
         )
-    artefact = open_artefact(out, {"kind": "repeats", **to_json(wanted)})
     corpus = prepare_corpus(sources, out / "corpus", options, quiet=quiet)
     count = seeds * (1 + len(epochs))
     trial = plan_trial(out, corpus, machine, count, 60 * wanted.minutes, quiet=quiet)
+    artefact = open_artefact(out, {"kind": "repeats", **to_json(wanted)})
     if trial.tokens > corpus.train.tokens:
         raise TrainError(
             "there is too little text for a run that repeats nothing",

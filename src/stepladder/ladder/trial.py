@@ -61,19 +61,13 @@ def plan_trial(
         precision="bf16" if machine.has_bf16 or machine.gpus else "fp32",
     )
     each, flops_per_second = seconds * PACKING * workers / runs, assumed_flops_per_second(machine)
-    bench = Bench(
-        folder=folder / "calibration",
-        corpus="../../corpus",
-        corpus_fingerprint=corpus.fingerprint,
-        quiet=quiet,
-    )
+    bench = Bench(folder=folder, corpus="../../corpus", corpus_fingerprint=corpus.fingerprint, quiet=quiet)
     speed = _measure(_shape(each * flops_per_second, corpus), bench, layout, workers)
     if speed.tokens(each) < speed.least(each):
         # Slower than was guessed: once more with the size that this speed pays for.
         seen = train_flops_per_token(speed.shape) / speed.per_token
         shape = _shape(max(each - speed.fixed, 0.0) * seen, corpus)
         if shape != speed.shape:
-            bench = replace(bench, folder=folder / "calibration-2")
             speed = _measure(shape, bench, layout, workers)
     tokens, least, params = speed.tokens(each), speed.least(each), count_params(speed.shape).total
     if tokens < least:
@@ -83,7 +77,7 @@ def plan_trial(
             f"{_LEAST_RATIO:g} tokens a parameter, measure their own start",
             got=f"{seconds / 60:g} minutes for {runs} runs of {params:,} parameters",
             allowed=f"about {needed:.1f} minutes or more",
-            next_command=f"the same with --minutes {needed * 1.1:.1f} and another --out",
+            next_command=f"the same with --minutes {needed * 1.1:.1f}",
         )
     trial = Trial(
         shape=speed.shape,
@@ -117,6 +111,8 @@ class _Speed:
 
 def _measure(shape: Shape, bench: Bench, layout: Layout, workers: int) -> _Speed:
     recipe = recipe_for(shape, _RATIO * count_params(shape).nonembed)
+    # A folder for each size: other minutes may try another.
+    bench = replace(bench, folder=bench.folder / f"calibration-{count_params(shape).total}")
     seen = calibrate_shapes([(shape, recipe)] * workers, bench, layout, workers)
     return _Speed(
         shape=shape,
