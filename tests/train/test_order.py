@@ -2,6 +2,11 @@
 
 import itertools
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +32,7 @@ from stepladder.train.mixture import mix
 from stepladder.train.objective import HeadLoss, NextToken, inputs_of
 from stepladder.train.packing import PackedSource, pack
 from stepladder.train.parallel import Ranks
+from stepladder.train.source import packed
 
 CONTEXT, VOCAB = 32, 300
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -75,6 +81,7 @@ def losses(out: Path) -> list[float]:
 
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])
 def test_a_packed_batch_is_its_documents_one_by_one(mixed: Path, attention: Any) -> None:
+    torch.set_num_threads(1)  # as runs do; two threads that wait for each other take ten times as long
     shape = Shape(
         num_layers=2,
         width=32,
@@ -155,9 +162,45 @@ def test_stopped_and_resumed_and_in_micro_batches_the_same(make_mixed: MakePlan,
         worker.run_plan(plan, tmp_path / "again", stop, lambda step, *_: stop.set() if step == 5 else None)
     train_here(plan, tmp_path / "again")
     assert losses(tmp_path / "again") == losses(tmp_path / "whole")
+    # A folder of before an order had all of its fields is still that of the plan.
+    kept = json.loads((tmp_path / "again" / "plan.json").read_text())
+    del kept["order"]["unique"]
+    (tmp_path / "again" / "plan.json").write_text(json.dumps(kept))
+    train_here(plan, tmp_path / "again")
     parts = make_mixed(order, "parts", layout=Layout(micro_batch_sequences=3))
     train_here(parts, tmp_path / "parts")
-    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
+
+
+def test_killed_and_resumed_the_same_bits(make_mixed: MakePlan, tmp_path: Path) -> None:
+    plan, killed = make_mixed(Order(packing="documents", weights={"rivers": 0.7, "letters": 0.3})), "killed"
+    train_here(plan, tmp_path / "whole")
+    code = (
+        "import os, signal, sys\n"
+        "from stepladder.train import loop, worker\n"
+        "loop.Job.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
+        "worker._reporter = lambda *_: lambda step, *_: step == 7 and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.exit(worker.main())\n"
+    )
+    words = [sys.executable, "-c", code, "--plan", str(plan), "--out", str(tmp_path / killed)]
+    ended = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert (
+        sorted(path.name for path in (tmp_path / killed / "checkpoints").glob("step-*"))[-1][5:] == "0000006"
+    )
+    train_here(plan, tmp_path / killed)
+    assert losses(tmp_path / killed) == losses(tmp_path / "whole")
+    for name in ("model/model.safetensors", "heldout_documents.npz"):
+        assert (tmp_path / killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_corpus_that_cannot_be_written_to(mixed: Path, tmp_path: Path) -> None:
+    corpus = Path(shutil.copytree(mixed, tmp_path / "corpus", ignore=shutil.ignore_patterns("packing")))
+    (corpus / "packing").touch()  # no folder can be made here, whoever runs the test
+    split = open_split(corpus, "train")
+    packing = packed(split, corpus, tmp_path / "run", CONTEXT)
+    assert len(list((tmp_path / "run" / "packing").iterdir())) == 1
+    assert np.array_equal(packing.starts, pack(split, CONTEXT, 0).starts)
 
 
 @pytest.mark.dist
@@ -166,7 +209,7 @@ def test_two_processes_read_the_same(make_mixed: MakePlan, tmp_path: Path) -> No
     train_here(make_mixed(order, "one"), tmp_path / "one")
     layout = Layout(processes=2, shard="ddp")
     run_plan(make_mixed(order, "two", layout=layout), tmp_path / "two", quiet=True)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
     scores = [json.loads((tmp_path / name / "heldout_sources.json").read_text()) for name in ("one", "two")]
     for name in ("rivers", "letters"):
         assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-5)

@@ -121,7 +121,8 @@ def adopt_plan(plan: Plan, plan_path: Path, out: Path) -> None:
         if int(os.environ.get("RANK", "0")) == 0:
             write_json(copied, value)
         return
-    found = read_json(copied)
+    # Read as a plan: a field that is younger than the folder has its default.
+    found = to_json(from_json(Plan, read_json(copied)))
     changed = sorted(key for key in {*found, *value} if key != "corpus" and found.get(key) != value.get(key))
     if changed:
         raise TrainError(
