@@ -204,10 +204,11 @@ def test_a_corpus_that_cannot_be_written_to(mixed: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.dist
-def test_two_processes_read_the_same(make_mixed: MakePlan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_read_the_same(make_mixed: MakePlan, tmp_path: Path, shard: Any) -> None:
     order = Order(packing="documents", weights={"rivers": 0.7, "letters": 0.3})
     train_here(make_mixed(order, "one"), tmp_path / "one")
-    layout = Layout(processes=2, shard="ddp")
+    layout = Layout(processes=2, shard=shard)
     run_plan(make_mixed(order, "two", layout=layout), tmp_path / "two", quiet=True)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
     scores = [json.loads((tmp_path / name / "heldout_sources.json").read_text()) for name in ("one", "two")]
