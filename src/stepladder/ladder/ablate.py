@@ -141,6 +141,8 @@ def _differences(
         own = {f"{kind} {name}": first[kind] == at for at, name in enumerate(names)}
         own = {name: chosen for name, chosen in own.items() if chosen.any()}
         parts |= own if len(own) > 1 else {}
+    # What several names say of the same documents is told once.
+    masks = {own.tobytes(): name for name, own in reversed(parts.items())}
     return [
         compare(
             name,
@@ -149,7 +151,7 @@ def _differences(
             first["num_bytes"][own],
         )
         for name, own in parts.items()
-        if name == "all" or 2 <= own.sum() < len(own)
+        if name == "all" or (masks[own.tobytes()] == name and own.sum() > 1)
     ]
 
 
@@ -189,4 +191,4 @@ def _meaning(kind: str, row: dict[str, Any]) -> str:
     seen = f"cannot tell on {where}: {(row['high'] - row['low']) / 2:.4f} either way would have been seen"
     if row["pairs_needed"]:
         return f"{seen}; so small a difference needs about {row['pairs_needed']:,} pairs (--seeds)"
-    return f"{seen}; so small a difference needs more held-out text, not more pairs"
+    return f"{seen}; more pairs would not tell so small a difference: the held-out text is too short"
