@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,6 @@ from stepladder.data.tokens.shards import open_split
 from stepladder.errors import TrainError
 from stepladder.ladder.ablate import ablation_text
 from stepladder.ladder.compare import compare
-from stepladder.ladder.trial import Trial
-from stepladder.models.shape import shape_for_width
-from stepladder.records import Layout, to_json
-from stepladder.store import write_json
 
 WORDS = "the old river ran past a quiet mill and its miller sold flour to all who came by boat"
 
@@ -83,20 +80,11 @@ def write_texts(folder: Path) -> tuple[Path, Path]:
     return folder / "sentences", folder / "noise"
 
 
-def choose_size(sources: tuple[Path, Path], out: Path) -> list[str]:
-    """The words of an ablation of noise in `out`, whose runs do not depend on this machine's speed."""
-    options = CorpusOptions(vocab_size=300, held_out=0.2)
-    corpus = prepare_corpus([str(source) for source in sources], out / "corpus", options, quiet=True)
-    trial = Trial(
-        shape=shape_for_width(16, vocab_size=300, context_tokens=128),
-        tokens=30_000,
-        layout=Layout(),
-        workers=2,
-        fingerprint=corpus.fingerprint,
-        seconds=2.0,
-    )
-    write_json(out / "trial.json", to_json(trial))
-    words = ["data", "ablate", "noise", *(str(source) for source in sources), "--out", str(out)]
+def words_for(sources: tuple[Path, Path], out: Path, choose_size: Callable[..., None]) -> list[str]:
+    """The words of an ablation of noise in `out`."""
+    folders = [str(source) for source in sources]
+    choose_size(folders, out, CorpusOptions(vocab_size=300, held_out=0.2), 30_000)
+    words = ["data", "ablate", "noise", *folders, "--out", str(out)]
     return [*words, "--vocab-size", "300", "--held-out", "0.2", "--seeds", "2", "--json"]
 
 
@@ -120,9 +108,9 @@ def test_what_a_rule_would_remove_is_kept_for_training_only(tmp_path: Path) -> N
 
 
 def test_noise_is_told_from_text_and_the_same_command_does_nothing_more(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, choose_size: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = choose_size(write_texts(tmp_path), tmp_path / "out")
+    words = words_for(write_texts(tmp_path), tmp_path / "out", choose_size)
     assert main(words) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["kind"] == "source"
@@ -164,8 +152,13 @@ def test_subjects_that_cannot_be_tried(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_a_killed_ablation_goes_on_where_it_was(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "stepladder", *choose_size(write_texts(tmp_path), tmp_path / "out")]
+def test_a_killed_ablation_goes_on_where_it_was(tmp_path: Path, choose_size: Callable[..., None]) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "stepladder",
+        *words_for(write_texts(tmp_path), tmp_path / "out", choose_size),
+    ]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     runs = tmp_path / "out" / "runs"
     while process.poll() is None and not list(runs.glob("*/heldout_documents.npz")):

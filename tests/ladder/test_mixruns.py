@@ -2,12 +2,14 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stepladder.cli import main
+from stepladder.data.options import CorpusOptions
 from stepladder.laws.mixture import read_mixture
 
 RIVER = "the old river ran past a quiet mill and its miller sold flour"
@@ -23,11 +25,14 @@ def write_source(folder: Path, words: str, seed: int) -> str:
 
 
 @pytest.mark.slow
-def test_runs_on_mixtures_recommend_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_on_mixtures_recommend_shares(
+    tmp_path: Path, choose_size: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     river = write_source(tmp_path / "river", RIVER, 0)
     noise = write_source(tmp_path / "noise", "xz qj kv wyx jqz vvk zxq kjw qqy xkz", 1)
-    words = ["data", "mixture", river, noise, "--vocab-size", "300", "--minutes", "0.8", "--json"]
+    words = ["data", "mixture", river, noise, "--vocab-size", "300", "--json"]
     words += ["--target", "river=1", "--out", str(tmp_path / "out")]
+    choose_size([river, noise], tmp_path / "out", CorpusOptions(vocab_size=300), 30_000)
     assert main(words) == 0
     best = json.loads(capsys.readouterr().out)["best"]
     shares = {name: entry["value"] for name, entry in best["shares"].items()}

@@ -1,17 +1,19 @@
 """What repeating text costs, by real runs; and what is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stepladder.cli import main
+from stepladder.data.options import CorpusOptions
 
 
 @pytest.mark.slow
 def test_a_text_read_many_times_teaches_less_than_fresh_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, choose_size: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw = np.random.default_rng(0)
     words = np.array(["".join(chr(97 + (n >> 4 * k & 15)) for k in range(3)) for n in range(3000)])
@@ -27,7 +29,8 @@ def test_a_text_read_many_times_teaches_less_than_fresh_text(
                 line.append(words[at])
             lines.append("# " + " ".join(line))
         (tmp_path / "text" / f"{number:03d}.py").write_text("\n".join(lines))
-    asked = ["data", "repeats", str(tmp_path / "text"), "--vocab-size", "1024", "--minutes", "0.6", "--json"]
+    choose_size([str(tmp_path / "text")], tmp_path / "out", CorpusOptions(vocab_size=1024), 100_000)
+    asked = ["data", "repeats", str(tmp_path / "text"), "--vocab-size", "1024", "--json"]
     assert main([*asked, "--epochs", "8", "--out", str(tmp_path / "out")]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["runs"] == 4
