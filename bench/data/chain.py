@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,9 +34,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--max-bytes", type=int, default=0)
+    parser.add_argument("--ceiling", action="store_true", help="two unrelated chains at once against one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
         folder = Path(place)
+        if arguments.ceiling:
+            ceiling(arguments.sources, folder, arguments.max_bytes)
+            return
         if not arguments.gigabytes:
             runs = {n: prepare(arguments.sources, folder, n, arguments.max_bytes) for n in arguments.workers}
             walls = [run[0] for run in runs.values()]
@@ -52,8 +57,7 @@ def main() -> None:
 def prepare(sources: list[str], folder: Path, workers: int, max_bytes: int) -> tuple[float, str]:
     """(wall seconds, digest of the shards) of one run of `stepladder data`, whose figures are printed."""
     out = folder / "corpus"
-    words = [sys.executable, "-m", "stepladder", "data", *sources, "--out", str(out), "--json"]
-    words += ["--workers", str(workers), "--max-bytes", str(max_bytes)]
+    words = [*command(sources, out, workers, max_bytes), "--json"]
     started = time.monotonic()
     # One process would otherwise use the threads of polars and of the tokenizer's training on every core.
     cores = sorted(os.sched_getaffinity(0))[:workers]
@@ -78,6 +82,35 @@ def prepare(sources: list[str], folder: Path, workers: int, max_bytes: int) -> t
     digest.update((out / "tokenizer.json").read_bytes())
     shutil.rmtree(out)
     return wall, digest.hexdigest()
+
+
+def ceiling(sources: list[str], folder: Path, max_bytes: int) -> None:
+    """What two cores can give at most: two chains with nothing in common, each on a core of its own."""
+
+    def together(count: int) -> float:
+        started, running = time.monotonic(), []
+        for core in sorted(os.sched_getaffinity(0))[:count]:
+            words = [*command(sources, folder / f"alone{core}", 1, max_bytes), "--json"]
+            words = ["taskset", "-c", str(core), *words]
+            running.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        codes = [process.wait() for process in running]
+        if any(codes):
+            sys.exit("a chain failed")
+        for core in sorted(os.sched_getaffinity(0))[:count]:
+            shutil.rmtree(folder / f"alone{core}")
+        return time.monotonic() - started
+
+    together(1)  # the files are in memory afterwards
+    rounds = [(together(1), together(2)) for _ in range(3)]
+    for one, two in rounds:
+        print(f"one chain {one:.1f} s, two at once {two:.1f} s: {2 * one / two:.2f}x")
+    print(f"median: {statistics.median(2 * one / two for one, two in rounds):.2f}x is the most here")
+
+
+def command(sources: list[str], out: Path, workers: int, max_bytes: int) -> list[str]:
+    """The words of one run of `stepladder data`."""
+    words = [sys.executable, "-m", "stepladder", "data", *sources, "--out", str(out)]
+    return [*words, "--workers", str(workers), "--max-bytes", str(max_bytes)]
 
 
 class Watch:

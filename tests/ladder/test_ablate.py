@@ -171,3 +171,14 @@ def test_a_killed_ablation_goes_on_where_it_was(tmp_path: Path, choose_size: Cal
     assert json.loads(again.stdout)["runs"] == 4
     assert len(list(runs.glob("*/heldout_documents.npz"))) == 4
     assert done == {path: path.stat().st_mtime_ns for path in done}
+
+
+def test_given_held_out_text_is_never_trained_on(tmp_path: Path) -> None:
+    sentences, noise = write_texts(tmp_path)
+    plain = CorpusOptions(vocab_size=300, held_out=str(sentences), workers=1)
+    spared = replace(plain, cleaning=replace(plain.cleaning, spared=("code_generated",)))
+    corpus = prepare_corpus([str(noise)], tmp_path / "spared", spared, quiet=True)
+    assert corpus.removed["code_generated"] == 15
+    assert set(open_split(tmp_path / "spared", "train").source_names) == {"noise", "sentences"}
+    train = open_split(tmp_path / "spared", "train")
+    assert {train.source_names[number] for number in train.sources.tolist()} == {"noise"}

@@ -66,7 +66,7 @@ def trim_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
             "place": stays,
             "by_file": by_file,
             "by_document": by_document,
-            "held_out": meta["held_out"].to_numpy()[stays] & ~spared,
+            "held_out": meta["held_out"].to_numpy()[stays],
         },
     )
     examples = sorted(Counter(gone).items(), key=lambda item: (-item[1], item[0]))[:3]

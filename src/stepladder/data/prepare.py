@@ -107,7 +107,7 @@ def prepare_corpus(
         unit = hold_out(job, trimmed)
         cleared = clear_training(job, out, evaluation)
         clock.save()
-        is_fast, told = _tokenizer(job, out, choose)
+        is_fast, told = _train_and_portray(job, out, choose)
         clock.save()
         index = _encode(job, out, is_fast=is_fast)
 
@@ -191,10 +191,10 @@ def _read(job: Job, out: Path, files: Sequence[SourceFile]) -> dict[str, Any]:
     return quarantined
 
 
-def _tokenizer(job: Job, out: Path, choose: ChooseVocabulary | None) -> tuple[bool, dict[str, Any]]:
-    """Train on a seeded sample of training documents, and describe all documents at the same time.
+def _train_and_portray(job: Job, out: Path, choose: ChooseVocabulary | None) -> tuple[bool, dict[str, Any]]:
+    """Train the tokenizer on a seeded sample, and describe all documents at the same time.
 
-    Whether tiktoken gives equal ids on a sample, and profile and tally of the corpus.
+    Whether tiktoken gives equal ids on a sample, and tally and profile of the corpus.
     """
     sizes = {name: size for name, size in _bytes_by_source(job).items() if not name.startswith(SPARED)}
     cuts = draw_sample(job, sizes, sample_quota(sizes, None, job.options.tokenizer_sample_bytes))

@@ -83,7 +83,8 @@ def scrub(frame: Any, cleaning: Mapping[str, Any]) -> tuple[Any, dict[str, dict[
         names = {rule.name for rule in rules() if {rule.name, rule.group} & set(spared)}
         choices["rules_off"] = [*choices["rules_off"], *names]
         without = clean(raw, tuple(cleaning["languages"]), **choices)
-        alone = frame["rule"].is_in(list(names)) & without["rule"].is_null()
+        # What was given as held-out text is not trained on, whatever is tried.
+        alone = frame["rule"].is_in(list(names)) & without["rule"].is_null() & ~frame["held_out"]
         frame = frame.with_columns(
             pl.when(alone).then(None).otherwise(pl.col("rule")).alias("rule"),
             pl.when(alone).then(pl.lit(SPARED + spared[0])).otherwise(pl.col("source")).alias("source"),

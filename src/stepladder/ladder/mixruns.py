@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,17 @@ def measure_mixture(
         )
     count = wanted.runs or 2 * len(tokens) + 3
     trial = plan_trial(out, corpus, machine, count, 60 * wanted.minutes, quiet=quiet)
-    artefact = open_artefact(out, {"kind": "mixture", "minutes": wanted.minutes, "runs": wanted.runs})
-    limits = Limits(
-        available={name: float(number) for name, number in tokens.items()},
-        budget_tokens=wanted.tokens or float(trial.tokens),
-        max_epochs=wanted.max_epochs,
+    artefact = open_artefact(
+        out,
+        {"kind": "mixture", "minutes": wanted.minutes, "runs": wanted.runs, "max_epochs": wanted.max_epochs},
     )
+    # The runs themselves read no source more often than the run that the mixture is for.
+    there = {name: float(number) for name, number in tokens.items()}
+    own = Limits(available=there, budget_tokens=float(trial.tokens), max_epochs=wanted.max_epochs)
+    limits = replace(own, budget_tokens=wanted.tokens) if wanted.tokens else own
     design = out / "design.json"
     if not design.exists():
-        write_json(design, next_mixtures(list(tokens), count, limits=Limits()))
+        write_json(design, next_mixtures(list(tokens), count, limits=own))
     shares = read_json(design)
     orders = {
         # One seed for all: what it does to a loss cancels between mixtures.
