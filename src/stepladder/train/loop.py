@@ -15,16 +15,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
-from stepladder.models.shard import sync_gradients
 from stepladder.records import Layout, Recipe, Run
 from stepladder.train.checkpoint import Checkpointer
 from stepladder.train.meter import EnergyMeter, peak_rss_bytes, reset_peak
 from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, read_metrics
 from stepladder.train.objective import Objective
 from stepladder.train.optim import build_optimisers
-from stepladder.train.parallel import Ranks, autocast, average_gradients
+from stepladder.train.parallel import Ranks, autocast
+from stepladder.train.passes import average_gradients, clip_gradients, forward_backward
 from stepladder.train.schedule import rate_factor
 
 CHECKPOINT_SECONDS = 20.0
@@ -107,14 +106,9 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
         for step in range(first_step + 1, job.steps + 1):
             micro_batches = batches.next()
             step_tokens = ranks.sum([sum(objective.count(batch) for batch in micro_batches)])[0]
-            loss_sum = 0.0
-            for number, batch in enumerate(micro_batches, start=1):
-                sync_gradients(model, number == len(micro_batches))
-                with autocast(job.layout):
-                    loss = objective.loss(model, batch)
-                # Gradients are averaged over ranks: scale so that the average is the mean over all tokens.
-                (loss * (ranks.world / step_tokens)).backward()
-                loss_sum += loss.detach().double().item()
+            loss_sum = forward_backward(
+                model, objective, micro_batches, job.layout, ranks.world / step_tokens
+            )
             average_gradients(model, job.layout, ranks)
             grad_norm = clip_gradients(model, recipe.grad_clip)
 
@@ -152,19 +146,6 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
     joules, peak = ranks.sum([totals["joules"], float(peak_rss_bytes())])
     ranks.barrier()
     return _summary(model, job, status, {**totals, "joules": joules, "peak_bytes": peak})
-
-
-@torch.no_grad()
-def clip_gradients(model: nn.Module, largest: float) -> float:
-    """Scale gradients so that their norm over all ranks is at most `largest` (0: no limit); the norm."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    value = norm.item()
-    if largest and value > largest:
-        torch._foreach_mul_(gradients, largest / (value + 1e-6))
-    return value
 
 
 def evaluate(model: nn.Module, objective: Objective, layout: Layout) -> dict[str, float]:

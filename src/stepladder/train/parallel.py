@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from stepladder.errors import TrainError
@@ -121,24 +121,6 @@ def place_model(model: Transformer, layout: Layout, ranks: Ranks) -> Transformer
         assert ranks.mesh is not None
         shard_model(model, ranks.mesh)
     return model
-
-
-def average_gradients(model: nn.Module, layout: Layout, ranks: Ranks) -> None:
-    """Data parallel without shards: one all-reduce of all gradients as one flat tensor.
-
-    FSDP2 reduces its own. For models that fit one process this costs less than DDP's buckets and hooks, and
-    it works with any objective; nothing overlaps with the backward pass.
-    """
-    if layout.shard != "ddp":
-        return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= ranks.world
-    at = 0
-    for gradient in gradients:
-        gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
-        at += gradient.numel()
 
 
 def autocast(layout: Layout) -> AbstractContextManager[object]:
