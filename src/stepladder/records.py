@@ -1,71 +1,22 @@
-"""The nouns of the project: frozen, keyword-only dataclasses, JSON values in and out, no I/O.
+"""The nouns of the project: frozen, keyword-only dataclasses, no I/O.
 
 A stage is a function from nouns to nouns: Brief → Corpus → Observations → Law → Plan + Forecast → Run →
-Score → Report. `to_json` and `from_json` convert; files are written by `store`.
+Score → Report. `to_json` and `from_json` convert (`jsonform.py`); files are written by `store`.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from stepladder.errors import StoreError
-
-T = TypeVar("T")
-Objective = Literal["causal", "masked"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataBrief:
-    """[data]: what to train on. `held_out` is a share of the source files, or a path of its own."""
-
-    sources: tuple[str, ...]
-    held_out: float | str = 0.05
-    tasks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HardwareBrief:
-    """[hardware]: what it runs on. `device` is an id of the catalogue or "this" for this machine."""
-
-    device: str = "this"
-    count: int = 1
-    nodes: int = 1
-    region: str = "world"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BudgetBrief:
-    """[budget]: limits for ladder and target together; any that is None does not bind."""
-
-    hours: float | None = None
-    usd: float | None = None
-    kwh: float | None = None
-    kg_co2e: float | None = None
-    ladder_share: float = 0.4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GoalBrief:
-    """[goal]: what to make small, and what to reach."""
-
-    minimise: Literal["loss", "usd", "kwh", "kg_co2e", "seconds"] = "loss"
-    target_loss: float | None = None
-    max_params: int | None = None
-    inference_tokens: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Brief:
-    """The user's file, stepladder.toml."""
-
-    name: str
-    objective: Objective = "causal"
-    data: DataBrief
-    hardware: HardwareBrief = field(default_factory=HardwareBrief)
-    budget: BudgetBrief = field(default_factory=BudgetBrief)
-    goal: GoalBrief = field(default_factory=GoalBrief)
-    override: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+from stepladder.brief_nouns import Brief as Brief
+from stepladder.brief_nouns import BudgetBrief as BudgetBrief
+from stepladder.brief_nouns import DataBrief as DataBrief
+from stepladder.brief_nouns import GoalBrief as GoalBrief
+from stepladder.brief_nouns import HardwareBrief as HardwareBrief
+from stepladder.brief_nouns import Objective as Objective
+from stepladder.jsonform import from_json as from_json
+from stepladder.jsonform import to_json as to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +81,15 @@ class Corpus:
     def tokens(self) -> int:
         """Training tokens; all are unique."""
         return self.train.tokens
+
+    def to_keys(self, value: dict[str, Any]) -> dict[str, Any]:
+        """`tokens` stands in the file, too."""
+        return {**value, "tokens": self.tokens}
+
+    @staticmethod
+    def from_keys(value: dict[str, Any]) -> dict[str, Any]:
+        """Without `tokens`, which follows from `train`."""
+        return {key: item for key, item in value.items() if key != "tokens"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,10 +211,41 @@ class Plan:
         """Optimiser steps of the run."""
         return self.tokens // self.recipe.batch_tokens
 
+    def to_keys(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Each of `numbers` is a top-level key."""
+        numbers = value.pop("numbers")
+        if self.order == Order():
+            value.pop("order")  # plans of before it existed stay the same
+        return {**value, **numbers}
+
+    @staticmethod
+    def from_keys(value: dict[str, Any]) -> dict[str, Any]:
+        """Keys that are no fields are numbers."""
+        known = set(Plan.__dataclass_fields__)
+        numbers = {key: item for key, item in value.items() if key not in known}
+        fields = {key: item for key, item in value.items() if key in known}
+        return {**fields, "numbers": numbers}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Energy:
+    """What a run used, and which counters say so; a source that begins with "estimate" is no measurement."""
+
+    joules: float
+    source: str = ""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether counters alone gave the figure (runs of before sources were recorded: no)."""
+        return bool(self.source) and not self.source.startswith("estimate")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A finished training run: what it cost and where its loss ended. Losses are nats per token."""
+    """A finished training run: what it cost and where its loss ended. Losses are nats per token.
+
+    In JSON `energy` is the two top-level keys `joules` and `energy_source`.
+    """
 
     name: str
     params: int
@@ -265,9 +256,26 @@ class Run:
     heldout_bits_per_byte: float
     in_context_score: float
     seconds: float
-    joules: float
+    energy: Energy
     peak_bytes: int
     status: str = "ok"
+
+    @property
+    def joules(self) -> float:
+        """Energy in joules."""
+        return self.energy.joules
+
+    def to_keys(self, value: dict[str, Any]) -> dict[str, Any]:
+        """The energy as two top-level keys."""
+        energy = value.pop("energy")
+        return {**value, "joules": energy["joules"], "energy_source": energy["source"]}
+
+    @staticmethod
+    def from_keys(value: dict[str, Any]) -> dict[str, Any]:
+        """`energy_source` is younger than some runs."""
+        if "joules" in value:
+            value["energy"] = {"joules": value.pop("joules"), "source": value.pop("energy_source", "")}
+        return value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -348,53 +356,3 @@ class Report:
 
     path: str
     headlines: tuple[str, ...]
-
-
-def to_json(noun: Any) -> Any:
-    """A noun as JSON values. NaN becomes null; a Plan's numbers become top-level keys."""
-    value = _unstructure(noun)
-    if isinstance(noun, Plan):
-        numbers = value.pop("numbers")
-        if noun.order == Order():
-            value.pop("order")  # plans of before it existed stay the same
-        return {**value, **numbers}
-    if isinstance(noun, Corpus):
-        return {**value, "tokens": noun.tokens}
-    return value
-
-
-def from_json(kind: type[T], value: Any) -> T:
-    """A noun from JSON values; unknown or missing keys raise StoreError that lists all of them."""
-    from cattrs import Converter, transform_error
-    from cattrs.errors import BaseValidationError
-
-    if isinstance(value, dict):
-        value = dict(value)
-        if kind is Plan:
-            known = set(Plan.__dataclass_fields__)
-            extra = {k: v for k, v in value.items() if k not in known}
-            value = {k: v for k, v in value.items() if k in known} | {"numbers": extra}
-        if kind is Corpus:
-            value.pop("tokens", None)
-    converter = Converter(forbid_extra_keys=True, prefer_attrib_converters=False)
-    converter.register_structure_hook(float, lambda v, _: math.nan if v is None else float(v))
-    converter.register_structure_hook_func(lambda t: t is Any, lambda v, _: v)
-    for union in (float | int | str | bool, float | str, float | None, int | None):
-        converter.register_structure_hook(union, lambda v, _: v)
-    try:
-        return converter.structure(value, kind)
-    except BaseValidationError as error:
-        problems = "; ".join(transform_error(error, path="$"))
-        raise StoreError(f"this is not a {kind.__name__}", got=problems) from error
-
-
-def _unstructure(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: _unstructure(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {str(key): _unstructure(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_unstructure(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -18,6 +18,7 @@ from stepladder.laws.table import read_observations
 from stepladder.records import (
     Corpus,
     Derived,
+    Energy,
     Forecast,
     Interval,
     Layout,
@@ -278,7 +279,7 @@ def write_target(folder: Path) -> None:
         heldout_bits_per_byte=bits,
         in_context_score=-0.02,
         seconds=213.0,
-        joules=2_130.0,
+        energy=Energy(joules=2_130.0, source="estimate: CPU seconds x 5 W a core"),
         peak_bytes=610_000_000,
     )
     write_json(folder / "run.json", to_json(run))

@@ -11,7 +11,6 @@ from typing import Any
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.records import Observation, Plan, Run, from_json
 from stepladder.store import read_json, write_text
-from stepladder.train.meter import EnergyMeter
 
 # A rung that ends above a rung with no more parameters and no more tokens has been trained badly: seeds
 # differ by 0.3-0.7 % (docs/log.md), so 2 % is no accident.
@@ -43,7 +42,7 @@ def observe(folder: Path) -> Observation:
             "processes": plan.layout.processes,
             "in_context_score": run.in_context_score,
             "peak_bytes": run.peak_bytes,
-            "joules_source": EnergyMeter().read().source,
+            "joules_source": run.energy.source,
             **excluded,
         },
     )

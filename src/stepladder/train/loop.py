@@ -7,17 +7,18 @@ a run that is killed and resumed ends with the same bits as one that was not.
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from stepladder.records import Layout, Recipe, Run
+from stepladder.records import Energy, Layout, Recipe, Run
 from stepladder.train.checkpoint import Checkpointer
+from stepladder.train.clock import StepClock, Work
 from stepladder.train.meter import EnergyMeter, peak_rss_bytes, reset_peak
 from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, read_metrics
 from stepladder.train.objective import Objective
@@ -31,6 +32,8 @@ CHECKPOINT_SECONDS = 20.0
 _FINAL_SHARE = 0.02
 # A run is given up when its smoothed loss, past warm-up, stands this many nats above its first loss.
 _DIVERGED_NATS, _SMOOTHING = 1.0, 0.95
+# Every so many steps, and at the last, a line of metrics.jsonl also says where the time of these steps went.
+_TIMED_STEPS = 10
 
 
 class Batches(Protocol):
@@ -45,6 +48,14 @@ class Batches(Protocol):
 
 class Stopped(Exception):  # noqa: N818 (asked for, not an error)
     """The run was asked to stop, wrote its checkpoint, and can be resumed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gauges:
+    """What the meters of a run are told, and who else hears each record (after metrics.jsonl has it)."""
+
+    work: Work = field(default_factory=Work)
+    on_record: Callable[[Mapping[str, float | str]], None] = lambda _: None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +76,7 @@ class Job:
     on_step: Callable[[int, int, float], None]
     evaluations: int = 0
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    gauges: Gauges = field(default_factory=Gauges)
 
 
 def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) -> Run:
@@ -84,7 +96,11 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
     is_main = ranks.rank == 0
     metrics = MetricsWriter(job.folder / METRICS_FILE, int(past.get("metrics_bytes", 0))) if is_main else None
     reset_peak()
-    meter = EnergyMeter(gpus=1 if ranks.device.type == "cuda" else 0)
+    is_cuda = ranks.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(ranks.device)
+    meter = EnergyMeter(past, gpu=ranks.device.index if is_cuda else None)
+    clock = StepClock((lambda: torch.cuda.Event(enable_timing=True)) if is_cuda else None)
     started = saved_at = time.monotonic()
     marks = {round(job.steps * (k + 1) / (job.evaluations + 1)) for k in range(job.evaluations)} | {job.steps}
     status = "ok"
@@ -99,34 +115,45 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             "first_loss": first_loss,
             "smooth": smooth,
             "seconds": past.get("seconds", 0.0) + time.monotonic() - started,
-            "joules": past.get("joules", 0.0) + meter.read().joules,
+            **meter.state(),
         }
 
     with metrics if metrics else nullcontext():
         for step in range(first_step + 1, job.steps + 1):
+            clock.mark("data")
             micro_batches = batches.next()
+            clock.mark("communication")
             step_tokens = ranks.sum([sum(objective.count(batch) for batch in micro_batches)])[0]
             loss_sum = forward_backward(
-                model, objective, micro_batches, job.layout, ranks.world / step_tokens
+                model, objective, micro_batches, job.layout, ranks.world / step_tokens, clock.mark
             )
+            clock.mark("communication")
             average_gradients(model, job.layout, ranks)
+            clock.mark("optimiser")
             grad_norm = clip_gradients(model, recipe.grad_clip)
 
             # One small all-reduce agrees on the loss and on what to do next, so that all ranks do the same.
             now = time.monotonic()
             wants_save = is_main and now - saved_at >= job.checkpoint_seconds
+            clock.mark("communication")
             total, stop, save = ranks.sum([loss_sum, float(job.stop.is_set()), float(wants_save)])
             loss_mean = total / step_tokens
+            clock.mark("other")
             first_loss = first_loss or loss_mean
             smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss_mean if smooth else loss_mean
             tokens += round(step_tokens)
             status = divergence(loss_mean, grad_norm, smooth - first_loss, step)
             factor = rate_factor(step - 1, job.steps, recipe.warmup_share, recipe.decay_share)
+            clock.mark("optimiser")
             if status == "ok":
                 optimisers.step(factor)
+            clock.end(step_tokens)
+            meter.tick()
 
             record = {"step": step, "tokens": tokens, "loss": loss_mean, "lr": recipe.hidden_lr * factor}
             record |= {"grad_norm": grad_norm}
+            if step % _TIMED_STEPS == 0 or step == job.steps:
+                record |= clock.take(job.gauges.work, wait=step == job.steps) | memory_peaks(ranks.device)
             if step in marks and status == "ok":
                 record |= evaluate(model, objective, job.layout)
             elif status != "ok":
@@ -134,6 +161,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             record["seconds"] = past.get("seconds", 0.0) + time.monotonic() - started
             if metrics:
                 metrics.write(record)
+                job.gauges.on_record(record)
                 job.on_step(step, tokens, loss_mean)
             if status != "ok":
                 break
@@ -143,9 +171,11 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
                 if stop:
                     raise Stopped(f"{job.name} stopped at step {step} of {job.steps}")
         totals = counters(job.steps)
-    joules, peak = ranks.sum([totals["joules"], float(peak_rss_bytes())])
+    names = ("joules", "estimated_joules")
+    peaks = memory_peaks(ranks.device)
+    joules, estimated, peak = ranks.sum([*(totals[name] for name in names), peaks["peak_bytes"]])
     ranks.barrier()
-    return _summary(model, job, status, {**totals, "joules": joules, "peak_bytes": peak})
+    return _summary(model, job, status, totals | {"peak_bytes": peak}, meter.energy(joules, estimated))
 
 
 def evaluate(model: nn.Module, objective: Objective, layout: Layout) -> dict[str, float]:
@@ -155,6 +185,14 @@ def evaluate(model: nn.Module, objective: Objective, layout: Layout) -> dict[str
         figures = objective.evaluate(model)
     model.train()
     return figures
+
+
+def memory_peaks(device: torch.device) -> dict[str, float]:
+    """Bytes at most so far: resident on a CPU; on CUDA what tensors had, and what torch had reserved."""
+    if device.type != "cuda":
+        return {"peak_bytes": peak_rss_bytes()}
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return {"peak_bytes": allocated, "peak_reserved_bytes": reserved}
 
 
 def divergence(loss: float, grad_norm: float, risen: float, step: int) -> str:
@@ -173,7 +211,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _summary(model: nn.Module, job: Job, status: str, totals: dict[str, float]) -> Run:
+def _summary(model: nn.Module, job: Job, status: str, totals: dict[str, float], energy: Energy) -> Run:
     """The Run of a finished job, its losses read back from metrics.jsonl."""
     path = job.folder / METRICS_FILE
     last = last_line(path) if job.ranks.rank == 0 else {}
@@ -193,7 +231,7 @@ def _summary(model: nn.Module, job: Job, status: str, totals: dict[str, float]) 
         heldout_bits_per_byte=figures.get("heldout_bits_per_byte", math.nan),
         in_context_score=figures.get("in_context_score", math.nan),
         seconds=totals["seconds"],
-        joules=totals["joules"],
+        energy=energy,
         peak_bytes=int(totals["peak_bytes"]),
         status=status,
     )

@@ -1,46 +1,85 @@
 """A stretch of time in; joules, their source and the peak of memory out."""
 
 import contextlib
+import os
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+
+from stepladder.records import Energy
 
 # Package power of server parts divided by their cores at full load: EPYC 9654 360 W / 96, Xeon 8480+
 # 350 W / 56, laptop parts 28 W / 8: 3.5 to 6 W. Used only where no counter can be read.
 WATTS_PER_CORE = 5.0
+# A RAPL counter of 32 bits in units of 61 µJ wraps after 262 kJ: 6 minutes at 700 W. It updates each
+# millisecond, so that 30 s are also long enough for its steps not to matter.
+READ_SECONDS = 30.0
 _POWERCAP = Path("/sys/class/powercap")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Energy:
-    """Joules since the meter started, and where the figure comes from."""
-
-    joules: float
-    source: str
-
-
 class EnergyMeter:
-    """Sum of CPU package and GPU energy. Counters that any process can read count the whole machine."""
+    """Energy of this process' share of the machine: call `tick` at every step, `state` for the sum.
 
-    def __init__(self, gpus: int = 0) -> None:
-        self._packages = _readable_packages()
-        self._start = {path: _read(path / "energy_uj") for path in self._packages}
-        self._gpus = _open_gpus(gpus)
-        self._gpu_start = [_gpu_joules(gpu) for gpu in self._gpus]
-        self._cpu_start = time.process_time()
+    CPU package counters count the whole machine, so that only one process of a node reads them (local rank
+    0); a GPU's counter is read by the process that has the GPU. Without a readable counter each process
+    estimates its own.
+    """
 
-    def read(self) -> Energy:
-        """Energy so far: call at least every ten minutes on RAPL, whose counter wraps."""
-        gpu = sum(_gpu_joules(gpu) - start for gpu, start in zip(self._gpus, self._gpu_start, strict=True))
-        if self._packages:
-            cpu = sum(_package_joules(path, self._start[path]) for path in self._packages)
-            source = "RAPL package counters, whole machine"
-        else:
-            cpu = (time.process_time() - self._cpu_start) * WATTS_PER_CORE
-            source = f"estimate: CPU seconds x {WATTS_PER_CORE:g} W a core"
-        return Energy(joules=cpu + gpu, source=source + (" + NVML" if self._gpus else ""))
+    def __init__(self, before: Mapping[str, float] = {}, *, gpu: int | None = None) -> None:
+        """`before` is the `state` to go on from; `gpu` the number of this process' CUDA device."""
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        packages = _readable_packages()
+        self._has_packages = bool(packages)
+        self._packages = {path: _read(path / "energy_uj") for path in packages} if local_rank == 0 else {}
+        self._wants_gpu, self._gpu = gpu is not None, None if gpu is None else _open_gpu(gpu)
+        self._gpu_joules = _gpu_joules(self._gpu) if self._gpu else 0.0
+        self._cpu_seconds = time.process_time()
+        self._measured = before.get("joules", 0.0) - before.get("estimated_joules", 0.0)
+        self._estimated = before.get("estimated_joules", 0.0)
+        self._read_at = time.monotonic()
+
+    def tick(self) -> None:
+        """Read the counters if they have not been read for READ_SECONDS."""
+        if time.monotonic() - self._read_at >= READ_SECONDS:
+            self._add()
+
+    def state(self) -> dict[str, float]:
+        """`joules` so far and, of these, `estimated_joules`."""
+        self._add()
+        return {"joules": self._measured + self._estimated, "estimated_joules": self._estimated}
+
+    def energy(self, joules: float, estimated_joules: float) -> Energy:
+        """The Energy of sums over all ranks, with its source: that of this rank stands for all."""
+        counters = ["RAPL package counters, whole machine"] if self._has_packages else []
+        counters += ["NVML"] if self._gpu else []
+        told = " + ".join(counters)
+        if estimated_joules > 0:
+            guess = f"estimate: CPU seconds x {WATTS_PER_CORE:g} W a core"
+            measured = joules - estimated_joules
+            told = (
+                f"{guess} + {measured / joules:.0%} measured ({told or 'before'})" if measured > 0 else guess
+            )
+        if self._wants_gpu and not self._gpu:
+            told += "; the GPU is not counted (pip install 'stepladder[energy]')"
+        return Energy(joules=joules, source=told)
+
+    def _add(self) -> None:
+        """Add what the counters say since they were last read."""
+        self._read_at = time.monotonic()
+        for path, before in self._packages.items():
+            now = self._packages[path] = _read(path / "energy_uj")
+            wrapped = _read(path / "max_energy_range_uj") if now < before else 0
+            self._measured += (now - before + wrapped) / 1e6
+        now_seconds = time.process_time()
+        if not self._has_packages:
+            self._estimated += (now_seconds - self._cpu_seconds) * WATTS_PER_CORE
+        self._cpu_seconds = now_seconds
+        if self._gpu:
+            now_joules = _gpu_joules(self._gpu)
+            self._measured += now_joules - self._gpu_joules
+            self._gpu_joules = now_joules
 
 
 def reset_peak() -> None:
@@ -71,26 +110,31 @@ def _readable_packages() -> list[Path]:
     return packages
 
 
-def _package_joules(path: Path, start: int) -> float:
-    used = _read(path / "energy_uj") - start
-    if used < 0:
-        used += _read(path / "max_energy_range_uj")
-    return used / 1e6
-
-
 def _read(path: Path) -> int:
     return int(path.read_text())
 
 
-def _open_gpus(count: int) -> list[object]:
-    if not count:
-        return []
+def _open_gpu(index: int) -> object | None:
+    """NVML's handle of CUDA device `index` of this process; None without NVML or an energy counter."""
     try:
         import pynvml
     except ImportError:
-        return []
-    pynvml.nvmlInit()
-    return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        return None
+    # CUDA numbers only the devices that it may see, NVML all.
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    name = visible[index] if index < len(visible) else str(index)
+    try:
+        pynvml.nvmlInit()
+        by_number = name.isdigit()
+        handle = (
+            pynvml.nvmlDeviceGetHandleByIndex(int(name))
+            if by_number
+            else pynvml.nvmlDeviceGetHandleByUUID(name)
+        )
+        _gpu_joules(handle)
+    except pynvml.NVMLError:
+        return None
+    return handle
 
 
 def _gpu_joules(handle: object) -> float:

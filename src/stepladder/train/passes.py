@@ -1,6 +1,6 @@
 """A model, an objective and the micro-batches of a step in; averaged, clipped gradients and the loss out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,19 +10,27 @@ from torch.distributed.tensor import DTensor
 
 from stepladder.models.shard import sync_gradients
 from stepladder.records import Layout
+from stepladder.train.clock import unmarked
 from stepladder.train.objective import Objective
 from stepladder.train.parallel import Ranks, autocast
 
 
 def forward_backward(
-    model: nn.Module, objective: Objective, micro_batches: Sequence[Any], layout: Layout, scale: float
+    model: nn.Module,
+    objective: Objective,
+    micro_batches: Sequence[Any],
+    layout: Layout,
+    scale: float,
+    mark: Callable[[str], None] = unmarked,
 ) -> float:
     """Gradients of this rank's micro-batches times `scale`; the sum of their losses, not scaled, in nats."""
     loss_sum = 0.0
     for number, batch in enumerate(micro_batches, start=1):
         sync_gradients(model, number == len(micro_batches))
+        mark("forward")
         with autocast(layout):
             loss = objective.loss(model, batch)
+        mark("backward")
         (loss * scale).backward()
         loss_sum += loss.detach().double().item()
     return loss_sum

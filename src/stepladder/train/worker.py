@@ -34,8 +34,9 @@ from stepladder.records import Order, Plan, Run, Shape, from_json, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
+from stepladder.train.clock import Work, work_of
 from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
-from stepladder.train.loop import Job, Stopped, train
+from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.objective import NextToken
 from stepladder.train.source import packed, training_batches
 
@@ -66,7 +67,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         return from_json(Run, read_json(out / RUN_FILE))
     corpus = Path(os.path.normpath(plan_path.parent / plan.corpus))
     ranks = parallel.start(plan.layout)
-    use_fast_fp32()
+    fast_fp32 = use_fast_fp32()
     attention = choose_attention(plan.shape, plan.layout.device, plan.layout.precision)
     model = build_model(plan.shape, plan.seed, attention)
     parallel.place_model(model, plan.layout, ranks)
@@ -86,6 +87,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         stop=stop,
         on_step=on_step,
         evaluations=count_evaluations(plan.tokens, len(windows) * context),
+        gauges=Gauges(work=_work(plan, ranks, "fp32_medium" if fast_fp32 else "fp32")),
     )
     run = train(model, objective, source, job)
     if run.status == "ok":
@@ -96,6 +98,15 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         write_json(out / RUN_FILE, to_json(run))
     ranks.barrier()
     return run
+
+
+def _work(plan: Plan, ranks: parallel.Ranks, fp32_key: str) -> Work:
+    """FLOPs of a token and the peak of all ranks, for the share of it that is reached."""
+    gpu = None
+    if ranks.device.type == "cuda":
+        found = torch.cuda.get_device_properties(ranks.device)
+        gpu = (found.name, found.total_memory)
+    return work_of(plan.shape, plan.layout, fp32_key=fp32_key, gpu=gpu)
 
 
 def _score_sources(model: Transformer, plan: Plan, corpus: Path, out: Path, ranks: parallel.Ranks) -> None:
