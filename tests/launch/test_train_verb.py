@@ -41,6 +41,17 @@ def test_json_is_one_object_and_a_finished_run_is_not_trained_again(
     assert changed == (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
 
 
+def test_the_last_lines_say_cost_speed_and_who_measured(
+    make_plan: MakePlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(make_plan()), "--out", str(tmp_path / "run")]) == 0
+    *_, cost, speed = capsys.readouterr().out.splitlines()
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["energy_source"]
+    assert f"kWh ({run['energy_source']})" in cost
+    assert "tokens a second at the end" in speed
+
+
 def test_a_missing_plan_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(tmp_path / "none.json"), "--out", str(tmp_path / "run")]) == 2
     assert "does not exist" in capsys.readouterr().err

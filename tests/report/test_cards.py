@@ -4,6 +4,7 @@ import pytest
 
 from stepladder.report.build import build_report
 from stepladder.report.cards import NOT_STATED, model_card
+from stepladder.report.page import render_page
 from stepladder.report.parts import read_parts
 
 
@@ -58,3 +59,10 @@ def test_card_is_written_beside_the_report(climb):
     assert (
         (climb / "MODEL_CARD.md").read_text(encoding="utf-8").startswith("---\nlibrary_name: transformers\n")
     )
+
+
+def test_energy_stands_beside_its_source(card, finished):
+    source = "estimate: CPU seconds x 5 W a core"
+    (line,) = (line for line in card.splitlines() if line.startswith("- **Target**"))
+    assert line.endswith(f" ({source})")
+    assert f"<td>{source}</td>" in render_page(read_parts(finished))

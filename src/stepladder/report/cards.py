@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from stepladder import __version__
-from stepladder.report.more_sections import stage_amounts
+from stepladder.report.more_sections import energy_sources, stage_amounts
 from stepladder.report.parts import Parts
 from stepladder.report.words import UNITS, number_of, percent, show, show_losses, show_range, verdict
 from stepladder.units import JOULES_PER_KWH, format_bytes
@@ -156,9 +156,10 @@ def _evaluation(parts: Parts) -> str:
 
 def _cost(parts: Parts) -> str:
     seconds, joules = stage_amounts(parts, "seconds"), stage_amounts(parts, "joules")
+    sources = energy_sources(parts)
     rows = {
         f"{stage.capitalize()}": show("seconds", amount)
-        + (f", {show('kwh', joules[stage] / JOULES_PER_KWH)}" if stage in joules else "")
+        + (f", {show('kwh', joules[stage] / JOULES_PER_KWH)} ({sources[stage]})" if stage in joules else "")
         for stage, amount in seconds.items()
     }
     emissions = parts.plan.numbers.get("kg_co2e") if parts.plan else None

@@ -46,19 +46,22 @@ def cost(parts: Parts) -> Section:
     specs = {"seconds": figures.cost_bars(seconds, "time (s)")}
     captions = {
         "seconds": "Seconds of each stage; those of rungs are added up although they ran side by side.",
-        "energy": "Energy as the runs metered it; without a readable counter, estimated from processor time.",
+        "energy": "Energy as the runs metered it, or estimated where no counter was readable: see the table.",
     }
     if energy:
         small = max(energy.values()) < SMALL_KWH
         factor, unit = (1e3, "Wh") if small else (1.0, "kWh")
         told = {stage: factor * amount for stage, amount in energy.items()}
         specs["energy"] = figures.cost_bars(told, f"energy ({unit})")
+    sources = energy_sources(parts)
     rows = [
-        (stage, show("seconds", amount), show("kwh", energy[stage]) if stage in energy else "not metered")
+        (stage, show("seconds", amount), show("kwh", energy[stage]), sources[stage])
+        if stage in energy
+        else (stage, show("seconds", amount), "not metered", "")
         for stage, amount in seconds.items()
     ]
     pieces: list[Html] = [figure(key, captions[key]) for key in specs]
-    pieces.append(table(("stage", "time", "energy"), rows, numbers=(1, 2)))
+    pieces.append(table(("stage", "time", "energy", "energy from"), rows, numbers=(1, 2)))
     numbers = parts.plan.numbers if parts.plan else {}
     if planned := {name: numbers[name] for name in ("usd", "kwh", "kg_co2e") if name in numbers}:
         told = [f"{short_name(name)} {show(name, item.value)} ({item.how})" for name, item in planned.items()]
@@ -130,6 +133,17 @@ def stage_amounts(parts: Parts, name: str) -> dict[str, float]:
     if spent and name == "seconds":
         amounts["tasks"] = sum(spent)
     return amounts
+
+
+def energy_sources(parts: Parts) -> dict[str, str]:
+    """Which counters give the energy of a stage, or "estimate: ..."; several are joined."""
+    found = {"ladder": {str(row.notes.get("joules_source") or "") for row in parts.ladder.observations}}
+    if parts.target.run:
+        found["target"] = {parts.target.run.energy.source}
+    return {
+        stage: "; ".join(sorted(source or "not recorded" for source in sources))
+        for stage, sources in found.items()
+    }
 
 
 def overlap_verdict(rows: Sequence[TaskResult]) -> str:

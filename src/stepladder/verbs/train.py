@@ -2,8 +2,9 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -31,6 +32,7 @@ def train(
     """
     from stepladder.launch.local import Interrupted, run_plan
     from stepladder.launch.process import finished_run, read_plan
+    from stepladder.train.metrics import METRICS_FILE, last_line
 
     wanted = read_plan(plan)
     if not json_output:
@@ -47,7 +49,8 @@ def train(
     except Interrupted:
         print(f"stopped with a checkpoint; the same command goes on: {out}", file=sys.stderr)
         return EXIT_RESUME
-    print(json.dumps(to_json(run)) if json_output else "\n".join(run_lines(run)))
+    last = last_line(out / METRICS_FILE)
+    print(json.dumps(to_json(run)) if json_output else "\n".join(run_lines(run, last)))
     return 0
 
 
@@ -76,13 +79,20 @@ def layout_lines(plan: Plan) -> list[str]:
     return lines + [f"{key}: {number.value:g}, {number.how}" for key, number in plan.numbers.items()]
 
 
-def run_lines(run: Run) -> list[str]:
-    """How it ended."""
+def run_lines(run: Run, last: Mapping[str, Any]) -> list[str]:
+    """How it ended; `last` is the last line of metrics.jsonl."""
     if run.status != "ok":
         return [f"{run.name}: {run.status}"]
-    return [
+    source = run.energy.source or "source not recorded"
+    lines = [
         f"{run.name}: held-out loss {run.heldout_loss:.4f} nats per token, "
         f"{run.heldout_bits_per_byte:.4f} bits per byte",
-        f"took {format_seconds(run.seconds)}, {run.joules / JOULES_PER_KWH:.3g} kWh, "
+        f"took {format_seconds(run.seconds)}, {run.joules / JOULES_PER_KWH:.3g} kWh ({source}), "
         f"{format_bytes(run.peak_bytes)} peak",
     ]
+    if last.get("tokens_per_second"):
+        speed = f"{format_count(last['tokens_per_second'])} tokens a second at the end"
+        if last.get("mfu"):
+            speed += f", {last['mfu']:.1%} of the peak of matrix products ({last['mfu_peak']})"
+        lines.append(speed)
+    return lines
