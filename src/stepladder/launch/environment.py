@@ -1,11 +1,16 @@
 """A layout in; command line and environment of the process that trains it out."""
 
+import functools
+import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from stepladder.plan.machine import measure_machine
 from stepladder.records import Layout
+from stepladder.train.clock import RATES_VARIABLE
+from stepladder.train.trackers import wanted_trackers
 
 WORKER = "stepladder.train.worker"
 # Freed activations of a step go back to the kernel and fault in again at the next one unless the allocator
@@ -18,13 +23,24 @@ _MALLOC = {
 
 
 def worker_environment(layout: Layout) -> dict[str, str]:
-    """The caller's environment with threads and allocator set; what the user has set stays."""
+    """The caller's environment with threads and allocator set; what the user has set stays.
+
+    Raises:
+        TrainError: it names a tracker that is not installed.
+    """
+    wanted_trackers()
     threads = str(layout.threads)
     wanted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     environment = dict(os.environ) | wanted
     if layout.device == "cpu":
-        environment = _MALLOC | environment
+        environment = _MALLOC | {RATES_VARIABLE: _matrix_rates()} | environment
     return environment
+
+
+@functools.cache
+def _matrix_rates() -> str:
+    """What `stepladder doctor` measured here, as JSON: asked once, before processes are pinned to a core."""
+    return json.dumps(measure_machine(rates="cached").gemm_gflops)
 
 
 def serve_command() -> list[str]:

@@ -39,6 +39,7 @@ from stepladder.train.heldout import bytes_of_tokens, score_documents, write_sco
 from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.objective import NextToken
 from stepladder.train.source import packed, training_batches
+from stepladder.train.trackers import Trackers, wanted_trackers
 
 EXIT_USER_ERROR, EXIT_RESUME = 2, 75
 PLAN_FILE, RUN_FILE, ERROR_FILE, STOPPED_FILE = "plan.json", "run.json", "error.json", "stopped.json"
@@ -87,9 +88,12 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         stop=stop,
         on_step=on_step,
         evaluations=count_evaluations(plan.tokens, len(windows) * context),
-        gauges=Gauges(work=_work(plan, ranks, "fp32_medium" if fast_fp32 else "fp32")),
     )
-    run = train(model, objective, source, job)
+    work = _work(plan, ranks, "fp32_medium" if fast_fp32 else "fp32")
+    with Trackers(wanted_trackers() if ranks.rank == 0 else [], out, plan) as trackers:
+        gauges = Gauges(work=work, on_record=trackers.log)
+        run = train(model, objective, source, replace(job, gauges=gauges))
+        trackers.finish(to_json(run))
     if run.status == "ok":
         write_model(model, plan.shape, out / "model", is_main=ranks.rank == 0)
         if plan.order != Order():

@@ -1,6 +1,7 @@
 """`stepladder train`: a plan and a folder in; a trained run in that folder out."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ def train(
     out: Annotated[Path, Parameter(help="Folder of the run; an interrupted one is continued.")],
     dry_run: Annotated[bool, Parameter(help="Say what it would cost and do nothing.")] = False,
     explain: Annotated[bool, Parameter(help="Say where and how it is computed, and why.")] = False,
+    tracker: Annotated[list[str] | None, Parameter(help="trackio, wandb, tensorboard or mlflow.")] = None,
     json_output: Annotated[bool, Parameter(name="--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Train what a plan says; start or continue.
@@ -33,8 +35,11 @@ def train(
     from stepladder.launch.local import Interrupted, run_plan
     from stepladder.launch.process import finished_run, read_plan
     from stepladder.train.metrics import METRICS_FILE, last_line
+    from stepladder.train.trackers import TRACKERS_VARIABLE, wanted_trackers
 
     wanted = read_plan(plan)
+    if tracker:
+        os.environ[TRACKERS_VARIABLE] = ",".join(wanted_trackers(tracker))
     if not json_output:
         print("\n".join(cost_lines(wanted) + (layout_lines(wanted) if explain else [])))
     done = finished_run(plan, out)
