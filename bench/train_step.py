@@ -24,7 +24,7 @@ from stepladder.models.export import qwen3_config
 from stepladder.models.shape import shape_for_width
 from stepladder.models.transformer import Transformer
 from stepladder.records import Recipe, Shape
-from stepladder.train.objective import HeadLoss
+from stepladder.train.head import HeadLoss
 from stepladder.train.optim import build_optimisers
 from stepladder.train.worker import use_fast_fp32
 

@@ -128,18 +128,42 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Degrees:
+    """How many processes share one model, and in which way; the others are data replicas.
+
+    `shard_group` is the number of processes that hold one copy of the state when shard is "hsdp". A process
+    runs `stages` stages of the pipeline ("1f1b": 1, "zbv": 2).
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+    shard_group: int = 1
+    schedule: Literal["1f1b", "gpipe", "interleaved", "zero_bubble", "zbv"] = "1f1b"
+    stages: int = 1
+
+    @property
+    def model(self) -> int:
+        """Processes that work on the same sequences."""
+        return self.tensor * self.pipeline * self.context
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Where the run is computed. Degrees multiply to `processes`; `threads` are per process (CPU)."""
+    """Where the run is computed. `threads` are per process (CPU).
+
+    `processes` is the product of tensor, pipeline and context degrees and of the data replicas, whose state
+    is whole ("ddp"), sharded ("fsdp") or sharded in groups ("hsdp").
+    """
 
     device: Literal["cpu", "cuda"] = "cpu"
     processes: int = 1
     nodes: int = 1
     threads: int = 1
     precision: Literal["bf16", "fp32"] = "fp32"
-    shard: Literal["none", "ddp", "fsdp"] = "none"
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    context_parallel: int = 1
+    shard: Literal["none", "ddp", "fsdp", "hsdp"] = "none"
+    degrees: Degrees = field(default_factory=Degrees)
     micro_batch_sequences: int = 0
     recompute: Literal["none", "selective", "full"] = "none"
 
@@ -224,6 +248,7 @@ class Plan:
         known = set(Plan.__dataclass_fields__)
         numbers = {key: item for key, item in value.items() if key not in known}
         fields = {key: item for key, item in value.items() if key in known}
+        fields["layout"] = _named_degrees(fields.get("layout"))
         return {**fields, "numbers": numbers}
 
 
@@ -356,3 +381,13 @@ class Report:
 
     path: str
     headlines: tuple[str, ...]
+
+
+def _named_degrees(layout: Any) -> Any:
+    """A layout as written before its degrees had a table of their own."""
+    if not isinstance(layout, dict) or "tensor_parallel" not in layout:
+        return layout
+    degrees = {name: layout[f"{name}_parallel"] for name in ("tensor", "pipeline", "context")}
+    return {key: value for key, value in layout.items() if not key.endswith("_parallel")} | {
+        "degrees": degrees
+    }

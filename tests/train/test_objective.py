@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from stepladder.train.batches import BatchSource
-from stepladder.train.objective import HeadLoss, NextToken, token_losses
+from stepladder.train.head import HeadLoss, row_losses
+from stepladder.train.objective import NextToken
 from stepladder.train.parallel import Ranks
 
 CPU = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -22,7 +23,7 @@ def test_head_loss_and_gradients_are_cross_entropy(rows: int) -> None:
     torch.testing.assert_close(wanted, loss)
     for expected, actual in zip(wanted_grads, torch.autograd.grad(loss * 0.5, (hidden, weight)), strict=True):
         torch.testing.assert_close(expected, actual, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(wanted, token_losses(hidden.detach(), weight.detach(), targets).sum())
+    torch.testing.assert_close(wanted, row_losses(hidden.detach(), weight.detach(), targets).sum())
 
 
 def test_bf16_keeps_the_softmax_in_fp32() -> None:

@@ -26,10 +26,11 @@ from stepladder.launch.local import run_plan
 from stepladder.models.transformer import Transformer
 from stepladder.records import Layout, Order, Plan, Recipe, Shape, from_json, to_json
 from stepladder.train import worker
+from stepladder.train.head import HeadLoss
 from stepladder.train.loop import Stopped
 from stepladder.train.metrics import read_metrics
 from stepladder.train.mixture import mix
-from stepladder.train.objective import HeadLoss, NextToken, inputs_of
+from stepladder.train.objective import NextToken, inputs_of
 from stepladder.train.packing import PackedSource, pack
 from stepladder.train.parallel import Ranks
 from stepladder.train.source import packed

@@ -93,7 +93,7 @@ def test_a_batch_that_cannot_be_shared_is_one_clear_error(make_plan: MakePlan, t
     layout = Layout(processes=2, shard="fsdp")
     ended = run(make_plan(batch_tokens=3 * 32, layout=layout), tmp_path / "run", layout)
     events = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
-    assert [event["wrong"] for event in events if event["event"] == "failed"] == [
-        "the batch cannot be shared equally between the processes"
+    assert [event["got"] for event in events if event["event"] == "failed"] == [
+        "a batch of 3 sequences cannot be shared by 2 data replicas"
     ]
     assert sys.platform == "win32" or ended.returncode != 0

@@ -18,7 +18,7 @@ import torch
 
 from stepladder.errors import DataError, TrainError
 from stepladder.models.transformer import Transformer
-from stepladder.records import Layout, Run, Shape, from_json
+from stepladder.records import Degrees, Layout, Run, Shape, from_json
 from stepladder.train import worker
 from stepladder.train.loop import Stopped, divergence
 from stepladder.train.metrics import read_metrics
@@ -236,10 +236,10 @@ def test_bad_plans_are_refused_with_all_reasons(make_plan: MakePlan, tmp_path: P
         train_here(make_plan(batch_tokens=100, hidden_lr=0.0), tmp_path / "run")
     with pytest.raises(TrainError, match="less than one batch"):
         train_here(make_plan(steps=0), tmp_path / "run")
-    with pytest.raises(TrainError, match="several with ddp or fsdp"):
+    with pytest.raises(TrainError, match="say ddp, fsdp or hsdp"):
         train_here(make_plan(layout=Layout(processes=2)), tmp_path / "run2")
-    with pytest.raises(TrainError, match="not trained yet"):
-        train_here(make_plan(layout=Layout(processes=2, tensor_parallel=2)), tmp_path / "run3")
+    with pytest.raises(TrainError, match="num_kv_heads = 1 is not a multiple of tensor 2"):
+        train_here(make_plan(layout=Layout(processes=2, degrees=Degrees(tensor=2))), tmp_path / "run3")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

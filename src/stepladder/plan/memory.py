@@ -44,9 +44,10 @@ def memory_need(shape: Shape, recipe: Recipe, layout: Layout, available: float) 
     `available` is the memory of one GPU, or of the whole machine for processes on a CPU. Not counted: data
     pages that the system can drop, checkpoints being written, other programs.
     """
-    model_parallel = layout.tensor_parallel * layout.pipeline_parallel
-    replicas = max(layout.processes // (model_parallel * layout.context_parallel), 1)
-    shards = layout.processes // layout.pipeline_parallel if layout.shard == "fsdp" else 1
+    degrees = layout.degrees
+    model_parallel = degrees.tensor * degrees.pipeline
+    replicas = max(layout.processes // degrees.model, 1)
+    shards = layout.processes // degrees.pipeline if layout.shard == "fsdp" else 1
     held = max(shards, 1) * (1 if layout.shard == "fsdp" else model_parallel)
     terms: dict[str, float] = {
         name: amount / held for name, amount in state_bytes(shape, recipe.optimiser).items()
@@ -64,7 +65,7 @@ def memory_need(shape: Shape, recipe: Recipe, layout: Layout, available: float) 
     sequences = layout.micro_batch_sequences or max(
         recipe.batch_tokens // shape.context_tokens // replicas, 1
     )
-    tokens = sequences * shape.context_tokens / layout.context_parallel
+    tokens = sequences * shape.context_tokens / degrees.context
     kept = activation_bytes_per_token(
         shape,
         attention="explicit" if layout.device == "cpu" else "sdpa",
@@ -74,7 +75,7 @@ def memory_need(shape: Shape, recipe: Recipe, layout: Layout, available: float) 
     logits = kept.pop("log_probabilities")
     terms["activations"] = tokens * sum(kept.values()) / model_parallel
     # Log-probabilities, their gradient and the logits themselves stand side by side for a moment.
-    terms["logits"] = tokens * (2.5 * logits) / layout.tensor_parallel
+    terms["logits"] = tokens * (2.5 * logits) / degrees.tensor
     slack = _CPU_SLACK if layout.device == "cpu" else _CUDA_SLACK
     terms["allocator"] = (slack - 1) * sum(terms.values())
     terms["process"] = _CPU_PROCESS_BYTES if layout.device == "cpu" else _CUDA_CONTEXT_BYTES

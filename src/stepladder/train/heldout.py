@@ -14,12 +14,12 @@ import torch
 from stepladder.data.files import write_arrays
 from stepladder.data.tokens.shards import TokenArray
 from stepladder.data.tokens.tokenizer import byte_pieces, load_tokenizer
-from stepladder.models.transformer import Transformer
 from stepladder.store import write_json
-from stepladder.train.objective import inputs_of, token_losses
+from stepladder.train.objective import inputs_of
 from stepladder.train.packing import PackedSource, Packing
 from stepladder.train.parallel import Ranks
 from stepladder.train.source import DOCUMENTS_FILE, SOURCES_FILE
+from stepladder.train.spread import Predictor, Spread
 
 # Of each source at most this many tokens are read.
 TOKENS_PER_SOURCE = 65_536
@@ -28,26 +28,31 @@ _ROW_TOKENS = 8_192
 
 @torch.no_grad()
 def score_documents(
-    model: Transformer, split: TokenArray, packing: Packing, token_bytes: np.ndarray, ranks: Ranks
+    model: Predictor,
+    split: TokenArray,
+    packing: Packing,
+    token_bytes: np.ndarray,
+    ranks: Ranks,
+    spread: Spread,
 ) -> dict[str, np.ndarray]:
     """Of each document that was read: its number, those of source and domain, nats, and their bytes."""
     samples = _spread(packing)
-    reader = PackedSource(split, packing, ranks.world, 0, (ranks.rank, ranks.world))
+    replica, replicas = ranks.data
+    reader = PackedSource(split, packing, replicas, 0, (replica, replicas))
     totals = torch.zeros(2, len(split.offsets) - 1, dtype=torch.float64)
     rows = max(_ROW_TOKENS // packing.context_tokens, 1)
-    for start in range(0, len(samples), rows * ranks.world):
-        mine = np.arange(start + ranks.rank, start + rows * ranks.world, ranks.world)
+    for start in range(0, len(samples), rows * replicas):
+        mine = np.arange(start + replica, start + rows * replicas, replicas)
         real = mine < len(samples)
         chosen = samples[np.where(real, mine, 0)]
         batch = reader.read(chosen)
         ids, targets, mask = inputs_of(batch, ranks.device)
-        hidden = model.hidden(ids, mask)
-        losses = token_losses(hidden.flatten(0, 1), model.lm_head.weight, targets.flatten())
+        losses = spread.losses(model, ids, targets, mask)
         counts = batch.predicted & real[:, None]
         piece = (packing.first[chosen][:, None] + batch.document[:, 1:])[counts]
         document = np.searchsorted(split.offsets, packing.starts[piece], side="right") - 1
-        nats = losses.view(counts.shape).double().cpu().numpy()[counts]
-        width = token_bytes[batch.tokens[:, 1:][counts]]
+        nats = ranks.weight * losses.double().cpu().numpy()[counts]
+        width = token_bytes[batch.tokens[:, 1:][counts]] / ranks.degrees.model
         for row, values in enumerate((nats, width)):
             totals[row] += torch.from_numpy(np.bincount(document, values, minlength=totals.shape[1]))
     nats, num_bytes = ranks.sum_tensor(totals.to(ranks.device)).cpu().numpy()

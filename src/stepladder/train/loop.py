@@ -23,8 +23,9 @@ from stepladder.train.meter import EnergyMeter, peak_rss_bytes, reset_peak
 from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, read_metrics
 from stepladder.train.objective import Objective
 from stepladder.train.optim import build_optimisers
-from stepladder.train.parallel import Ranks, autocast
+from stepladder.train.parallel import Ranks
 from stepladder.train.passes import average_gradients, clip_gradients, forward_backward
+from stepladder.train.precision import autocast
 from stepladder.train.schedule import rate_factor
 
 CHECKPOINT_SECONDS = 20.0
@@ -123,14 +124,14 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             clock.mark("data")
             micro_batches = batches.next()
             clock.mark("communication")
-            step_tokens = ranks.sum([sum(objective.count(batch) for batch in micro_batches)])[0]
-            loss_sum = forward_backward(
-                model, objective, micro_batches, job.layout, ranks.world / step_tokens, clock.mark
-            )
+            step_tokens = ranks.count(sum(objective.count(batch) for batch in micro_batches))
+            # Gradients are means over replicas: scale so that they are means over all tokens.
+            scale = ranks.replicas / step_tokens
+            loss_sum = forward_backward(model, objective, micro_batches, job.layout, scale, clock.mark)
             clock.mark("communication")
             average_gradients(model, job.layout, ranks)
             clock.mark("optimiser")
-            grad_norm = clip_gradients(model, recipe.grad_clip)
+            grad_norm = clip_gradients(model, recipe.grad_clip, ranks)
 
             # One small all-reduce agrees on the loss and on what to do next, so that all ranks do the same.
             now = time.monotonic()
@@ -206,9 +207,10 @@ def divergence(loss: float, grad_norm: float, risen: float, step: int) -> str:
     return "ok"
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module, ranks: Ranks) -> int:
     """Parameters over all ranks, a shared one once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    here = sum(parameter.numel() for parameter in model.parameters())
+    return round(ranks.sum([here])[0] * ranks.degrees.pipeline / ranks.world)
 
 
 def _summary(model: nn.Module, job: Job, status: str, totals: dict[str, float], energy: Energy) -> Run:
@@ -223,7 +225,7 @@ def _summary(model: nn.Module, job: Job, status: str, totals: dict[str, float], 
     figures = {key: math.nan if value is None else value for key, value in last.items()}
     return Run(
         name=job.name,
-        params=count_parameters(model),
+        params=count_parameters(model, job.ranks),
         tokens=int(totals["tokens"]),
         steps=int(last.get("step", job.steps)),
         loss=loss,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from stepladder.data.tokens.shards import TokenArray, open_split
 from stepladder.errors import StoreError, TrainError
+from stepladder.plan.layout import micro_sequences
 from stepladder.records import Plan
 from stepladder.train.batches import BatchSource
 from stepladder.train.mixture import mix
@@ -23,7 +24,8 @@ def training_batches(
     """
     context, order = plan.shape.context_tokens, plan.order
     sequences = plan.recipe.batch_tokens // context
-    split, micro = open_split(corpus, "train"), plan.layout.micro_batch_sequences
+    split = open_split(corpus, "train")
+    micro = micro_sequences(plan.layout, sequences // ranks[1])
     if order.packing == "windows":
         if order.weights or order.epochs or order.unique != 1:
             raise TrainError(

@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 from stepladder.data.tokens.shards import open_split
 from stepladder.errors import StepladderError, StoreError, TrainError
 from stepladder.models.transformer import Attention, Transformer
+from stepladder.plan.layout import layout_problems
 from stepladder.records import Order, Plan, Run, Shape, from_json, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import parallel
@@ -38,7 +39,9 @@ from stepladder.train.clock import Work, work_of
 from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
 from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.objective import NextToken
+from stepladder.train.precision import autocast
 from stepladder.train.source import packed, training_batches
+from stepladder.train.spread import Predictor, Spread
 from stepladder.train.trackers import Trackers, wanted_trackers
 
 EXIT_USER_ERROR, EXIT_RESUME = 2, 75
@@ -71,13 +74,13 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
     fast_fp32 = use_fast_fp32()
     attention = choose_attention(plan.shape, plan.layout.device, plan.layout.precision)
     model = build_model(plan.shape, plan.seed, attention)
-    parallel.place_model(model, plan.layout, ranks)
+    model, spread = parallel.place_model(model, plan.layout, ranks)
     context = plan.shape.context_tokens
-    source = training_batches(plan, corpus, out, (ranks.rank, ranks.world))
+    source = training_batches(plan, corpus, out, ranks.data)
     heldout = open_split(corpus, "heldout")
     windows = even_windows(len(heldout.tokens), context, HELDOUT_TOKENS)
-    reader = BatchSource(heldout, context, ranks.world, plan.seed, (ranks.rank, ranks.world))
-    objective = NextToken(reader, windows, heldout.num_bytes / len(heldout.tokens), ranks)
+    reader = BatchSource(heldout, context, ranks.data[1], plan.seed, ranks.data)
+    objective = NextToken(reader, windows, heldout.num_bytes / len(heldout.tokens), ranks, spread)
     job = Job(
         name=plan.name,
         recipe=plan.recipe,
@@ -97,7 +100,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
     if run.status == "ok":
         write_model(model, plan.shape, out / "model", is_main=ranks.rank == 0)
         if plan.order != Order():
-            _score_sources(model, plan, corpus, out, ranks)
+            _score_sources(model, plan, corpus, out, ranks, spread)
     if ranks.rank == 0:
         write_json(out / RUN_FILE, to_json(run))
     ranks.barrier()
@@ -113,13 +116,15 @@ def _work(plan: Plan, ranks: parallel.Ranks, fp32_key: str) -> Work:
     return work_of(plan.shape, plan.layout, fp32_key=fp32_key, gpu=gpu)
 
 
-def _score_sources(model: Transformer, plan: Plan, corpus: Path, out: Path, ranks: parallel.Ranks) -> None:
+def _score_sources(
+    model: Predictor, plan: Plan, corpus: Path, out: Path, ranks: parallel.Ranks, spread: Spread
+) -> None:
     """Held-out loss by document and by source, for runs whose order says what they read."""
     split = open_split(corpus, "heldout")
     packing = packed(split, corpus, out, plan.shape.context_tokens)
     model.eval()
-    with parallel.autocast(plan.layout):
-        scores = score_documents(model, split, packing, bytes_of_tokens(corpus), ranks)
+    with autocast(plan.layout):
+        scores = score_documents(model, split, packing, bytes_of_tokens(corpus), ranks, spread)
     if ranks.rank == 0:
         write_scores(scores, packing.source_names, out)
 
@@ -160,6 +165,7 @@ def check_plan(plan: Plan) -> None:
     for name in ("embed_lr", "head_lr", "hidden_lr"):
         if not getattr(plan.recipe, name) > 0:
             problems.append(f"{name} = {getattr(plan.recipe, name)} is not a positive number")
+    problems += layout_problems(plan.layout, plan.shape, plan.recipe)
     if problems:
         raise TrainError(f"the plan {plan.name!r} cannot be trained", got="; ".join(problems))
 

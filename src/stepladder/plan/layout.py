@@ -1,0 +1,122 @@
+"""A layout in; the sizes of its mesh, and why it cannot be trained (no torch), out."""
+
+from dataclasses import dataclass
+
+from stepladder.records import Layout, Recipe, Shape
+
+# Outermost first: neighbours in the last dimensions talk most and should sit on one machine.
+DIMENSIONS = ("pipeline", "replicate", "shard", "context", "tensor")
+_ONE_STAGE = ("1f1b", "gpipe")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeshSizes:
+    """Processes along each dimension of the mesh."""
+
+    pipeline: int
+    replicate: int
+    shard: int
+    context: int
+    tensor: int
+
+    @property
+    def data(self) -> int:
+        """Processes (or groups of them) that read different sequences."""
+        return self.replicate * self.shard
+
+    def as_tuple(self) -> tuple[int, ...]:
+        """In the order of DIMENSIONS."""
+        return self.pipeline, self.replicate, self.shard, self.context, self.tensor
+
+
+def mesh_sizes(layout: Layout) -> MeshSizes:
+    """The mesh of a layout; sizes mean nothing where `layout_problems` finds any."""
+    degrees = layout.degrees
+    data = max(layout.processes // degrees.model, 1)
+    group = {"fsdp": data, "hsdp": max(degrees.shard_group, 1)}.get(layout.shard, 1)
+    return MeshSizes(
+        pipeline=degrees.pipeline,
+        replicate=max(data // group, 1),
+        shard=group,
+        context=degrees.context,
+        tensor=degrees.tensor,
+    )
+
+
+def layout_problems(layout: Layout, shape: Shape, recipe: Recipe) -> list[str]:
+    """Every reason why a model of this shape cannot be trained so; empty when it can."""
+    degrees, sizes = layout.degrees, mesh_sizes(layout)
+    if min(layout.processes, degrees.tensor, degrees.pipeline, degrees.context) < 1:
+        return ["processes and degrees start at 1"]
+    if layout.processes % degrees.model:
+        return [
+            f"{layout.processes} processes are not a multiple of tensor {degrees.tensor} x pipeline "
+            f"{degrees.pipeline} x context {degrees.context}"
+        ]
+    problems = _data_problems(layout, shape, recipe)
+    problems += _tensor_problems(degrees.tensor, shape, degrees.context)
+    if shape.context_tokens % (2 * degrees.context) and degrees.context > 1:
+        problems.append(f"context_tokens = {shape.context_tokens} is not a multiple of 2 x context")
+    if degrees.pipeline > 1:
+        problems += _pipeline_problems(
+            layout, shape, recipe.batch_tokens // shape.context_tokens // sizes.data
+        )
+    return problems
+
+
+def _data_problems(layout: Layout, shape: Shape, recipe: Recipe) -> list[str]:
+    replicas, group = layout.processes // layout.degrees.model, layout.degrees.shard_group
+    sequences = recipe.batch_tokens // shape.context_tokens
+    problems = []
+    if layout.shard == "none" and replicas > 1:
+        problems.append(f"shard = none with {replicas} data replicas: say ddp, fsdp or hsdp")
+    if layout.shard != "none" and replicas * layout.degrees.context == 1:
+        problems.append(f"shard = {layout.shard} with one data replica: say none")
+    if layout.shard == "hsdp" and (replicas % group or not 1 < group < replicas):
+        problems.append(f"shard_group = {group} does not part {replicas} data replicas into groups")
+    if sequences < replicas or sequences % replicas:
+        problems.append(f"a batch of {sequences} sequences cannot be shared by {replicas} data replicas")
+    return problems
+
+
+def _tensor_problems(tensor: int, shape: Shape, context: int) -> list[str]:
+    parts = {
+        "num_heads": shape.num_heads,
+        "num_kv_heads": shape.num_kv_heads,
+        "ffn_width": shape.ffn_width,
+        "vocab_size": shape.vocab_size,
+        "width": shape.width,
+        "context_tokens of a process": shape.context_tokens // context,
+    }
+    return [
+        f"{name} = {size} is not a multiple of tensor {tensor}"
+        for name, size in parts.items()
+        if size % tensor
+    ]
+
+
+def _pipeline_problems(layout: Layout, shape: Shape, sequences: int) -> list[str]:
+    degrees = layout.degrees
+    stages = degrees.pipeline * degrees.stages
+    micro = micro_sequences(layout, sequences)
+    problems = []
+    if shape.tied_head:
+        problems.append("a tied head would stand on two stages: tied_head = false, or pipeline 1")
+    if shape.num_layers < stages:
+        problems.append(f"{shape.num_layers} layers for {stages} stages")
+    wanted = 1 if degrees.schedule in _ONE_STAGE else 2
+    if (degrees.stages != wanted) if degrees.schedule != "interleaved" else degrees.stages < wanted:
+        problems.append(f"schedule = {degrees.schedule} with {degrees.stages} stages a process, not {wanted}")
+    if sequences % micro or sequences // micro < degrees.pipeline:
+        problems.append(
+            f"{sequences} sequences a replica in micro-batches of {micro}: at least {degrees.pipeline} "
+            "equal micro-batches are needed"
+        )
+    return problems
+
+
+def micro_sequences(layout: Layout, sequences: int) -> int:
+    """Sequences of one micro-batch: as the plan says, else all, or as many parts as the pipeline is long."""
+    if layout.micro_batch_sequences:
+        return min(layout.micro_batch_sequences, sequences)
+    return max(sequences // layout.degrees.pipeline, 1)
