@@ -2,7 +2,8 @@
 
 A checkpoint is `step-NNNNNNN/`: tensors (`state.safetensors` from one process, a DCP folder from several),
 `rng-R.safetensors` for each rank, and `manifest.json` with counters and the checksum of every file. It is
-made under a hidden name and renamed; the two newest are kept. One layout reads what another wrote.
+made under a hidden name and renamed; the two newest are kept, and those that the run's `keep.json` names.
+One layout reads what another wrote.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from stepladder.errors import StepladderError, StoreError, TrainError
 from stepladder.store import read_json, write_json
 from stepladder.train.optim import Muon, Optimisers
 from stepladder.train.parallel import Ranks
+from stepladder.train.schedule import KEEP_FILE
 
 _KEEP = 2
 _STATE, _DCP, _MANIFEST = "state.safetensors", "dcp", "manifest.json"
@@ -34,6 +36,8 @@ class Checkpointer:
     def __init__(self, folder: Path, model: nn.Module, optimisers: Optimisers, ranks: Ranks) -> None:
         self._folder, self._ranks = folder, ranks
         self._model, self._optimisers = model, optimisers
+        keep = folder.parent / KEEP_FILE
+        self.keep_steps = frozenset(read_json(keep)["steps"] if keep.exists() else ())
         if ranks.rank == 0 and folder.exists():
             for left_over in folder.glob(".step-*"):
                 shutil.rmtree(left_over, ignore_errors=True)
@@ -113,7 +117,8 @@ class Checkpointer:
             shutil.rmtree(final)
         temporary.rename(final)
         _sync_folder(self._folder)
-        for old in self._names()[_KEEP:]:
+        kept = {f"step-{step:07d}" for step in self.keep_steps}
+        for old in [name for name in self._names() if name not in kept][_KEEP:]:
             shutil.rmtree(self._folder / old, ignore_errors=True)
 
     def _names(self) -> list[str]:

@@ -166,7 +166,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
                 job.on_step(step, tokens, loss_mean)
             if status != "ok":
                 break
-            if (save or stop) and step < job.steps:
+            if (save or stop or step in checkpoints.keep_steps) and step < job.steps:
                 checkpoints.save(step, counters(step))
                 saved_at = time.monotonic()
                 if stop:

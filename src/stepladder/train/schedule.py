@@ -3,6 +3,9 @@
 from typing import Literal
 
 DecayForm = Literal["linear", "1-sqrt"]
+# {"steps": [...]} in a run's folder: steps after which it leaves a checkpoint for runs that branch from it.
+# No part of the plan, since what a run leaves behind does not change what it computes.
+KEEP_FILE = "keep.json"
 
 
 def rate_factor(
@@ -23,3 +26,8 @@ def rate_factor(
         share = left / (decay + 1)
         factor = min(factor, share if form == "linear" else 1 - (1 - share) ** 0.5)
     return factor
+
+
+def branch_step(steps: int, decay_share: float) -> int:
+    """Steps done before the decay of a run of `steps` begins: up to here all lengths are one run."""
+    return steps - round(decay_share * steps)

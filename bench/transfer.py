@@ -1,0 +1,234 @@
+"""A corpus in; the best learning rate over width, depth and length, and what the rule's costs, out.
+
+    python bench/transfer.py CORPUS --out transfer --minutes 60
+    python bench/transfer.py --out transfer --optimiser adamw --scaling none --minutes 20
+    python bench/transfer.py --out transfer --report
+
+All three rates of a run are those of the rule at its base batch, times sqrt(2)^k. Every cell starts with
+k = -2, 0, 2, walks on while the best is at an end, then tries the neighbours of the best. A run is a folder;
+what is there is not trained again, and cheap cells come first. One thread, small batches of fixed size.
+`--scaling none` gives every width the rates of width 64 (standard parametrisation).
+"""
+
+import argparse
+import math
+import os
+import statistics
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from stepladder.data.tokens.tokenizer import load_tokenizer
+from stepladder.models.count import train_flops_per_token
+from stepladder.models.shape import shape_for_width
+from stepladder.plan.rates import MEASURED, recipe_for
+from stepladder.records import Derived, Layout, Plan, Recipe, Run, Shape, from_json, to_json
+from stepladder.store import read_json, write_json
+from stepladder.train import worker
+
+CONTEXT, BATCH = 64, 256
+# Width at two layers, depth at a width of 64, length at both: (width, layers, steps). The corner that every
+# axis shares is the first.
+CELLS = (
+    (64, 2, 500),
+    (128, 2, 500),
+    (256, 2, 500),
+    (512, 2, 500),
+    (64, 4, 500),
+    (64, 8, 500),
+    (64, 16, 500),
+    (64, 2, 2_000),
+    (64, 2, 10_000),
+    (128, 4, 2_000),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One place of the table; `done` maps k to held-out losses by seed."""
+
+    shape: Shape
+    steps: int
+    done: dict[int, dict[int, float]]
+
+    @property
+    def name(self) -> str:
+        """As its folders are called."""
+        return f"w{self.shape.width:03d}-l{self.shape.num_layers:02d}-s{self.steps:05d}"
+
+    @property
+    def flops(self) -> float:
+        """Of one run; what the order of cells goes by."""
+        return train_flops_per_token(self.shape) * self.steps * BATCH
+
+
+def main() -> int:
+    """Train as many runs as the time allows and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path, nargs="?", help="a prepared corpus; needed to train")
+    parser.add_argument("--out", type=Path, default=Path("transfer"))
+    parser.add_argument("--optimiser", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--scaling", choices=("house", "none"), default="house")
+    parser.add_argument("--cells", nargs="*", default=[], help="names as in the table; none: all")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=60.0, help="no run is started after them")
+    parser.add_argument("--report", action="store_true", help="print what is there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = options.out / f"{options.optimiser}-{options.scaling}"
+    cells = open_cells(options, folder)
+    end = time.monotonic() + 60 * options.minutes
+    while not options.report and time.monotonic() < end:
+        job = next_run(cells, options.seeds)
+        if job is None:
+            break
+        cell, k, seed = job
+        loss = train_one(cell, k, seed, options, folder)
+        print(f"{cell.name} k={k:+d} seed {seed}: {loss:.4f}", flush=True)
+    print_table(cells, options)
+    return 0
+
+
+def open_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
+    """The cells with what was trained before, cheapest first."""
+    corpus = options.corpus
+    vocab = load_tokenizer(corpus).vocab_size if corpus else read_json(folder / "vocab.json")["size"]
+    write_json(folder / "vocab.json", {"size": vocab})
+    cells = []
+    for width, layers, steps in CELLS:
+        shape = shape_for_width(width, layers, vocab_size=vocab, context_tokens=CONTEXT)
+        cell = Cell(shape=shape, steps=steps, done={})
+        if options.cells and cell.name not in options.cells:
+            continue
+        for path in (folder / cell.name).glob("k*/run.json"):
+            k, seed = (int(part[1:]) for part in path.parent.name.split("_"))
+            run = from_json(Run, read_json(path))
+            cell.done.setdefault(k, {})[seed] = run.heldout_loss if run.status == "ok" else math.inf
+        cells.append(cell)
+    return sorted(cells, key=lambda cell: cell.flops)
+
+
+def next_run(cells: list[Cell], seeds: int) -> tuple[Cell, int, int] | None:
+    """The coarse grid of every cell with the first seed, then neighbours of the best, then further seeds."""
+    for stride in (2, 1):
+        for cell in cells:
+            k = missing(cell, stride)
+            if k is not None:
+                return cell, k, 0
+    for seed in range(1, seeds):
+        for cell in cells:
+            best = best_of(cell)
+            for k in sorted({best - 1, best, best + 1, 0}):
+                if seed not in cell.done.get(k, {}):
+                    return cell, k, seed
+    return None
+
+
+def missing(cell: Cell, stride: int) -> int | None:
+    """The next k of seed 0, or None when the best has both neighbours at this stride."""
+    if len(cell.done) < 3:
+        return next(k for k in (0, -2, 2) if k not in cell.done)
+    best = best_of(cell)
+    return next((k for k in (best - stride, best + stride) if k not in cell.done), None)
+
+
+def best_of(cell: Cell) -> int:
+    """The k of least loss, by seed 0."""
+    return min(cell.done, key=lambda k: cell.done[k][0])
+
+
+def train_one(cell: Cell, k: int, seed: int, options: argparse.Namespace, folder: Path) -> float:
+    """Held-out nats per token of one run."""
+    out = folder / cell.name / f"k{k:+d}_s{seed}"
+    tokens = cell.steps * BATCH
+    recipe = scaled(reference(cell.shape, options), 2 ** (k / 2))
+    exact = Derived(value=tokens, low=tokens, high=tokens, how="the bench")
+    plan = Plan(
+        name=f"{cell.name}{k:+d}",
+        corpus=os.path.relpath(options.corpus.resolve(), out.resolve()),
+        shape=cell.shape,
+        recipe=recipe,
+        layout=Layout(),
+        seed=seed,
+        numbers={"tokens": exact},
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "plan.json").exists():
+        write_json(out / "plan.json", to_json(plan))
+    run = worker.run_plan(out / "plan.json", out, threading.Event(), lambda *_: None)
+    loss = run.heldout_loss if run.status == "ok" else math.inf
+    cell.done.setdefault(k, {})[seed] = loss
+    return loss
+
+
+def reference(shape: Shape, options: argparse.Namespace) -> Recipe:
+    """k = 0: the rule's rates at its own batch, whatever the run's length."""
+    width = MEASURED.base_width if options.scaling == "none" else shape.width
+    recipe = recipe_for(replace(shape, width=width), MEASURED.base_tokens, optimiser=options.optimiser)
+    return replace(recipe, batch_tokens=BATCH)
+
+
+def scaled(recipe: Recipe, factor: float) -> Recipe:
+    """All three rates times a factor."""
+    names = ("embed_lr", "head_lr", "hidden_lr")
+    return replace(recipe, **{name: getattr(recipe, name) * factor for name in names})
+
+
+def print_table(cells: list[Cell], options: argparse.Namespace) -> None:
+    """One line a cell: best of the grid, vertex of the parabola, and the rule's place and regret."""
+    print("cell              runs    loss   best k  vertex  rule k  regret  losses by k (mean over seeds)")
+    for cell in cells:
+        if len(cell.done) < 3:
+            continue
+        losses = {k: statistics.mean(by_seed.values()) for k, by_seed in sorted(cell.done.items())}
+        best = min(losses, key=lambda k: losses[k])
+        vertex, least = parabola(losses, best)
+        at = rule_place(cell, options)
+        told = "  ".join(f"{k:+d}:{loss:.4f}" for k, loss in losses.items())
+        runs = sum(len(by_seed) for by_seed in cell.done.values())
+        regret = between(losses, at) / least - 1
+        print(f"{cell.name}  {runs:4d}  {least:.4f}  {best:+7d}  {vertex:+6.2f}  {at:+6.2f}  "
+              f"{regret:6.2%}  {told}")  # fmt: skip
+
+
+def rule_place(cell: Cell, options: argparse.Namespace) -> float:
+    """k of the rates that the rule gives for this shape, length and batch."""
+    given = recipe_for(
+        cell.shape, cell.steps * BATCH, optimiser=options.optimiser, batch_tokens=BATCH
+    ).hidden_lr
+    return 2 * math.log2(given / reference(cell.shape, options).hidden_lr)
+
+
+def parabola(losses: dict[int, float], best: int) -> tuple[float, float]:
+    """Vertex and least loss of the parabola through the best and its nearest on both sides."""
+    below = [k for k in losses if k < best and math.isfinite(losses[k])]
+    above = [k for k in losses if k > best and math.isfinite(losses[k])]
+    if not below or not above:
+        return float(best), losses[best]
+    left, right = max(below), min(above)
+    x1, x2 = left - best, right - best
+    y1, y2 = losses[left] - losses[best], losses[right] - losses[best]
+    curve = (y1 / x1 - y2 / x2) / (x1 - x2)
+    slope = y1 / x1 - curve * x1
+    if curve <= 0:
+        return float(best), losses[best]
+    return best - slope / (2 * curve), losses[best] - slope**2 / (4 * curve)
+
+
+def between(losses: dict[int, float], k: float) -> float:
+    """Loss at a place between grid points, on a straight line; nan outside the grid."""
+    below, above = [x for x in losses if x <= k], [x for x in losses if x >= k]
+    if not below or not above:
+        return math.nan
+    left, right = max(below), min(above)
+    share = 0.0 if left == right else (k - left) / (right - left)
+    return losses[left] + share * (losses[right] - losses[left])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
