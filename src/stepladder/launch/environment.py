@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from stepladder.plan.machine import measure_machine
@@ -22,6 +23,22 @@ _MALLOC = {
 }
 
 
+# torchrun kills its processes so long after it was told to stop. At 30 s, its default, a checkpoint may be
+# half written; a scheduler gives 120 s (launch/slurm.py). A signal that it does not know would end it alone.
+_TORCHRUN = {
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "80",
+    "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """Which node of a run this is, from 0, and the HOST:PORT on which node 0 listens."""
+
+    rank: int
+    master: str
+
+
 def worker_environment(layout: Layout) -> dict[str, str]:
     """The caller's environment with threads and allocator set; what the user has set stays.
 
@@ -31,7 +48,7 @@ def worker_environment(layout: Layout) -> dict[str, str]:
     wanted_trackers()
     threads = str(layout.threads)
     wanted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    environment = dict(os.environ) | wanted
+    environment = _TORCHRUN | dict(os.environ) | wanted
     if layout.device == "cpu":
         environment = _MALLOC | {RATES_VARIABLE: _matrix_rates()} | environment
     return environment
@@ -48,15 +65,27 @@ def serve_command() -> list[str]:
     return [sys.executable, "-m", WORKER, "--serve", "--owner", str(os.getpid())]
 
 
-def train_command(plan_path: Path, out: Path, layout: Layout) -> list[str]:
-    """One run: the worker itself, or torchrun around it."""
-    words = ["--plan", str(plan_path), "--out", str(out), "--owner", str(os.getpid())]
+def train_command(
+    plan_path: Path, out: Path, layout: Layout, *, node: Node | None = None, has_owner: bool = True
+) -> list[str]:
+    """One node's part of a run: the worker itself, or torchrun around it.
+
+    With `has_owner` the processes end when this one does.
+    """
+    words = ["--plan", str(plan_path), "--out", str(out)]
+    words += ["--owner", str(os.getpid())] if has_owner else []
     if layout.processes == 1:
         return [sys.executable, "-m", WORKER, *words]
     # A fresh torchrun for each attempt and no restarts inside it: in-place restarts recovered 3 of 7 times
     # on gloo (docs/log.md). --standalone picks a free port.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0"]
-    return [*torchrun, "--nproc-per-node", str(layout.processes), "-m", WORKER, *words]
+    meeting = ["--standalone"]
+    if node:
+        host, _, port = node.master.rpartition(":")
+        meeting = ["--nnodes", str(layout.nodes), "--node-rank", str(node.rank)]
+        meeting += ["--master-addr", host, "--master-port", port]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *meeting, "--max-restarts", "0"]
+    here = layout.processes // (layout.nodes if node else 1)
+    return [*torchrun, "--nproc-per-node", str(here), "-m", WORKER, *words]
 
 
 def pin(pid: int, cores: Mapping[int, int] | None, slot: int) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepladder.errors import StepladderError, TrainError
-from stepladder.launch.environment import train_command, worker_environment
+from stepladder.launch.environment import Node, train_command, worker_environment
+from stepladder.launch.nodes import Leader, follow
 from stepladder.launch.pool import JobFailure, run_many
 from stepladder.launch.process import (
     RUN_FILE,
@@ -40,9 +41,16 @@ class Ending:
 
 
 def run_plan(
-    plan_path: Path, out: Path, *, quiet: bool = False, on_progress: OnProgress | None = None
+    plan_path: Path,
+    out: Path,
+    *,
+    quiet: bool = False,
+    on_progress: OnProgress | None = None,
+    node: Node | None = None,
 ) -> Run:
     """Train one plan to its end, resuming what `out` holds; a crashed process is started again.
+
+    `node` is this machine's place in a run on several, all of which see `out`.
 
     Raises:
         Interrupted: the process was stopped (Ctrl-C or SIGTERM); its checkpoint is written.
@@ -51,9 +59,11 @@ def run_plan(
     done = finished_run(plan_path, out)
     if done:
         return done
+    if node and node.rank:
+        return follow(plan_path, out, node)
     plan = read_plan(plan_path)
     attempts, reached = 0, _steps_done(out)
-    with Progress("train", plan.tokens, "tokens", quiet=quiet) as progress:
+    with Leader(out, node) as leader, Progress("train", plan.tokens, "tokens", quiet=quiet) as progress:
         progress.resume_at(last_line(out / METRICS_FILE).get("tokens", 0))
 
         def hear(event: Mapping[str, float]) -> None:
@@ -62,7 +72,7 @@ def run_plan(
                 on_progress(plan.name, int(event["tokens"]), plan.tokens, event["loss"])
 
         while True:
-            ending = _attempt(plan_path, out, plan, hear)
+            ending = _attempt(plan_path, out, plan, hear, (leader, node))
             if (out / RUN_FILE).exists():
                 # Whatever the exit code says: a process group may abort after its work is done.
                 return from_json(Run, read_json(out / RUN_FILE))
@@ -82,11 +92,19 @@ def run_plan(
             print(f"warning: the trainer ended with {ending.code}; starting it again", file=sys.stderr)
 
 
-def _attempt(plan_path: Path, out: Path, plan: Plan, hear: Callable[[Mapping[str, float]], None]) -> Ending:
+def _attempt(
+    plan_path: Path,
+    out: Path,
+    plan: Plan,
+    hear: Callable[[Mapping[str, float]], None],
+    among: tuple[Leader, Node | None],
+) -> Ending:
     """One process (or torchrun) from start to end. Ctrl-C is passed on as one SIGTERM."""
+    leader, node = among
     out.mkdir(parents=True, exist_ok=True)
+    (out / STOPPED_FILE).unlink(missing_ok=True)
     process = subprocess.Popen(
-        train_command(plan_path, out, plan.layout),
+        train_command(plan_path, out, plan.layout, node=node),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -94,6 +112,7 @@ def _attempt(plan_path: Path, out: Path, plan: Plan, hear: Callable[[Mapping[str
         # A group of its own: Ctrl-C of the terminal reaches us alone, and we tell it once.
         start_new_session=True,
     )
+    leader.begin(process)
     assert process.stdout is not None
     failure = None
     try:

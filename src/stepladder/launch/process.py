@@ -17,7 +17,7 @@ from stepladder.store import read_json
 OnProgress = Callable[[str, int, int, float], None]
 RUN_FILE, PLAN_FILE = "run.json", "plan.json"
 # What a stopped process gets to write its checkpoint before it is killed.
-STOP_SECONDS = 30.0
+STOP_SECONDS = 100.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -48,8 +48,23 @@ def read_plan(path: Path) -> Plan:
     return from_json(Plan, read_json(path))
 
 
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGUSR1, which schedulers send before the time is up, raise Interrupted."""
+
+    def stop(number: int, _: object) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def stop_process(process: subprocess.Popen[Any]) -> None:
-    """Ask a trainer to write its checkpoint and end; kill it when it does not within half a minute."""
+    """Ask a trainer to write its checkpoint and end; kill it when it does not in time."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS

@@ -287,7 +287,7 @@ def main(words: list[str] | None = None) -> int:
     stop = threading.Event()
     if options.owner:
         end_with_owner(options.owner, stop)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda *_: stop.set())
     # Answers keep the real stdout; whatever a library prints goes to stderr.
     answers = os.fdopen(os.dup(1), "w", buffering=1)

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -23,6 +23,11 @@ def train(
     dry_run: Annotated[bool, Parameter(help="Say what it would cost and do nothing.")] = False,
     explain: Annotated[bool, Parameter(help="Say where and how it is computed, and why.")] = False,
     tracker: Annotated[list[str] | None, Parameter(help="trackio, wandb, tensorboard or mlflow.")] = None,
+    emit: Annotated[
+        Literal["slurm", "torchrun"] | None, Parameter(help="Print a job for a cluster and do nothing.")
+    ] = None,
+    node_rank: Annotated[int | None, Parameter(help="Which node this is, from 0, if several.")] = None,
+    master: Annotated[str, Parameter(help="HOST:PORT of node 0, for a run on several nodes.")] = "",
     json_output: Annotated[bool, Parameter(name="--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Train what a plan says; start or continue.
@@ -33,11 +38,16 @@ def train(
         plan.json, as `stepladder plan` writes it.
     """
     from stepladder.launch.local import Interrupted, run_plan
-    from stepladder.launch.process import finished_run, read_plan
+    from stepladder.launch.nodes import place
+    from stepladder.launch.process import finished_run, read_plan, stop_on_signals
+    from stepladder.launch.slurm import emit as emitted
     from stepladder.train.metrics import METRICS_FILE, last_line
     from stepladder.train.trackers import TRACKERS_VARIABLE, wanted_trackers
 
     wanted = read_plan(plan)
+    if emit:
+        print(emitted(emit, wanted, plan, out), end="")
+        return 0
     if tracker:
         os.environ[TRACKERS_VARIABLE] = ",".join(wanted_trackers(tracker))
     if not json_output:
@@ -49,8 +59,10 @@ def train(
         return 0
     if done and not json_output:
         print(f"{out} is done already.")
+    node = place(wanted, node_rank, master)
     try:
-        run = done or run_plan(plan, out)
+        with stop_on_signals():
+            run = done or run_plan(plan, out, node=node)
     except Interrupted:
         print(f"stopped with a checkpoint; the same command goes on: {out}", file=sys.stderr)
         return EXIT_RESUME
