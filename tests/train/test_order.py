@@ -17,10 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from stepladder.data.options import Cleaning, CorpusOptions
-from stepladder.data.prepare import prepare_corpus
 from stepladder.data.tokens.shards import open_split
-from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.errors import TrainError
 from stepladder.launch.local import run_plan
 from stepladder.models.transformer import Transformer
@@ -38,38 +35,6 @@ from stepladder.train.source import packed
 CONTEXT, VOCAB = 32, 300
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 MakePlan = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of two sources with words of their own."""
-    folder = tmp_path_factory.mktemp("texts")
-    draw = np.random.default_rng(0)
-    vocabulary = {
-        "rivers": "the old river ran past a quiet mill and the miller sold flour to all who came",
-        "letters": "xz qj kv wyx jqz vvk zxq kjw qqy xkz",
-    }
-    for name, words in vocabulary.items():
-        (folder / name).mkdir()
-        for number in range(40):
-            lines = [" ".join(draw.choice(words.split(), 9)) for _ in range(30)]
-            (folder / name / f"{number:02d}.txt").write_text("\n".join(lines))
-    plain = Cleaning(quality=False)
-    options = CorpusOptions(vocab_size=VOCAB, held_out=0.2, workers=1, cleaning=plain)
-    prepare_corpus([str(folder / "rivers"), str(folder / "letters")], folder / "corpus", options, quiet=True)
-    return folder / "corpus"
-
-
-@pytest.fixture
-def make_mixed(make_plan: MakePlan, mixed: Path, tmp_path: Path) -> MakePlan:
-    def make(order: Order, name: str = "plan", steps: int = 12, layout: Layout | None = None) -> Path:
-        path = make_plan(name, steps=steps, layout=layout)
-        plan = from_json(Plan, json.loads(path.read_text()))
-        shape = replace(plan.shape, vocab_size=load_tokenizer(mixed).vocab_size)
-        path.write_text(json.dumps(to_json(replace(plan, corpus=str(mixed), shape=shape, order=order))))
-        return path
-
-    return make
 
 
 def train_here(plan: Path, out: Path, on_step: Any = lambda *_: None) -> None:

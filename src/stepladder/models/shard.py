@@ -165,7 +165,8 @@ class _Handover(nn.Module):
         batch, tokens, width = x.shape
         if self.arrives:
             return x.reshape(batch, tokens // self.parts, width * self.parts)
-        return x.reshape(batch, tokens * self.parts, width // self.parts)
+        # A stage may not answer a view: zero-bubble schedules detach what it answers in place.
+        return x.reshape(batch, tokens * self.parts, width // self.parts).clone()
 
 
 def cut_layers(
@@ -182,9 +183,10 @@ def cut_layers(
     blocks = dict(model.layers.named_children())
     part._modules["layers"] = Layers({str(number): blocks[str(number)] for number in range(*span)})
     if not ends[0]:
-        part._modules["embed_tokens"] = _Handover(tensor, arrives=True)
+        part._modules["embed_tokens"] = _Handover(tensor, arrives=True) if tensor > 1 else nn.Identity()
     if not ends[1]:
-        part._modules["norm"] = part._modules["lm_head"] = _Handover(tensor, arrives=False)
+        part._modules["norm"] = _Handover(tensor, arrives=False) if tensor > 1 else nn.Identity()
+        part._modules["lm_head"] = nn.Identity()
     return part
 
 

@@ -18,9 +18,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from stepladder.errors import StepladderError, StoreError, TrainError
+from stepladder.models.shard import local
 from stepladder.store import read_json, write_json
 from stepladder.train.optim import Muon, Optimisers
 from stepladder.train.parallel import Ranks
@@ -138,25 +140,34 @@ class Checkpointer:
 
     def _read_whole(self, path: Path, state: dict[str, Tensor]) -> None:
         found = load_file(path)
-        _check_same({name: tensor.shape for name, tensor in found.items()}, state, path)
+        self._check_same({name: tensor.shape for name, tensor in found.items()}, state, path)
         with torch.no_grad():
             for name, tensor in state.items():
-                value = found[name]
-                if isinstance(tensor, DTensor):
-                    value = distribute_tensor(
-                        value.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
-                    )
-                tensor.copy_(value)
+                local(tensor).copy_(local_part(found[name], tensor))
 
     def _read_dcp(self, path: Path, state: dict[str, Tensor]) -> None:
         import torch.distributed.checkpoint as dcp
 
         stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-        _check_same({name: getattr(item, "size", None) for name, item in stored.items()}, state, path)
+        self._check_same({name: getattr(item, "size", None) for name, item in stored.items()}, state, path)
         with warnings.catch_warnings():
             # One process reading what several wrote is meant; DCP warns that there is no group.
             warnings.simplefilter("ignore", UserWarning)
             dcp.load(state, checkpoint_id=path)
+
+    def _check_same(self, found: Mapping[str, object], state: Mapping[str, Tensor], path: Path) -> None:
+        """Names and shapes must be the model's; a process of a pipeline looks for its own."""
+        wanted = {name: tensor.shape for name, tensor in state.items()}
+        known = wanted if self._ranks.degrees.pipeline > 1 else {*found, *wanted}
+        wrong = sorted(name for name in known if found.get(name) != wanted.get(name))
+        if wrong:
+            name = wrong[0]
+            raise TrainError(
+                f"the checkpoint {path} belongs to another model or optimiser",
+                got=f"{len(wrong)} tensors differ, first {name}: {_shape(found.get(name))} there, "
+                f"{_shape(wanted.get(name))} in the plan",
+                next_command="stepladder train plan.json --out ANOTHER_DIR",
+            )
 
     def _restore_rng(self, path: Path) -> None:
         file = path / f"rng-{self._ranks.rank}.safetensors"
@@ -186,18 +197,20 @@ def prepare_state(optimisers: Optimisers) -> None:
                 }
 
 
-def _check_same(found: Mapping[str, object], state: Mapping[str, Tensor], path: Path) -> None:
-    """Names and shapes must be the model's."""
-    wanted = {name: tensor.shape for name, tensor in state.items()}
-    wrong = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if wrong:
-        name = wrong[0]
-        raise TrainError(
-            f"the checkpoint {path} belongs to another model or optimiser",
-            got=f"{len(wrong)} tensors differ, first {name}: {_shape(found.get(name))} there, "
-            f"{_shape(wanted.get(name))} in the plan",
-            next_command="stepladder train plan.json --out ANOTHER_DIR",
-        )
+def local_part(whole: Tensor, like: Tensor) -> Tensor:
+    """What this process holds of `whole` when it is laid out as `like`."""
+    if not isinstance(like, DTensor):
+        return whole
+    placed = list(enumerate(like.placements))
+    # A strided shard is a part of what the other dimensions left of the tensor.
+    strided = [item for item in placed if isinstance(item[1], _StridedShard)]
+    part = whole
+    for dim, placement in [item for item in placed if item not in strided] + strided:
+        if isinstance(placement, Shard | _StridedShard):
+            chunks = part.chunk(like.device_mesh.size(dim), dim=placement.dim)
+            rank = like.device_mesh.get_local_rank(dim)
+            part = chunks[rank] if rank < len(chunks) else part.narrow(placement.dim, 0, 0)
+    return part
 
 
 def _shape(size: object) -> str:

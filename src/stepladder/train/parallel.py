@@ -48,6 +48,11 @@ class Ranks:
         outer, inner = self.mesh["replicate"], self.mesh["shard"]
         return outer.get_local_rank() * inner.size() + inner.get_local_rank(), outer.size() * inner.size()
 
+    @property
+    def is_first_of_stage(self) -> bool:
+        """Whether this is the one of the processes with the same layers that writes what they have."""
+        return self.rank % (self.world // self.degrees.pipeline) == 0
+
     def group(self, name: str) -> dist.ProcessGroup:
         """The processes along a dimension of the mesh."""
         assert self.mesh is not None

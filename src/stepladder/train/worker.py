@@ -23,12 +23,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
-from torch.distributed.tensor import DTensor
 
 from stepladder.data.tokens.shards import open_split
-from stepladder.errors import StepladderError, StoreError, TrainError
+from stepladder.errors import StepladderError, TrainError
 from stepladder.models.transformer import Attention, Transformer
 from stepladder.plan.layout import layout_problems
 from stepladder.records import Order, Plan, Run, Shape, from_json, to_json
@@ -43,6 +40,7 @@ from stepladder.train.precision import autocast
 from stepladder.train.source import packed, training_batches
 from stepladder.train.spread import Predictor, Spread
 from stepladder.train.trackers import Trackers, wanted_trackers
+from stepladder.train.weights import write_model
 
 EXIT_USER_ERROR, EXIT_RESUME = 2, 75
 PLAN_FILE, RUN_FILE, ERROR_FILE, STOPPED_FILE = "plan.json", "run.json", "error.json", "stopped.json"
@@ -98,7 +96,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         run = train(model, objective, source, replace(job, gauges=gauges))
         trackers.finish(to_json(run))
     if run.status == "ok":
-        write_model(model, plan.shape, out / "model", is_main=ranks.rank == 0)
+        write_model(model, plan.shape, out / "model", ranks)
         if plan.order != Order():
             _score_sources(model, plan, corpus, out, ranks, spread)
     if ranks.rank == 0:
@@ -204,27 +202,6 @@ def use_fast_fp32() -> bool:
 def count_evaluations(tokens: int, heldout_tokens: int) -> int:
     """Held-out evaluations before the end; a forward pass costs a third of a training step."""
     return min(int(_EVALUATION_SHARE * 3 * tokens / heldout_tokens), _MOST_EVALUATIONS)
-
-
-def write_model(model: nn.Module, shape: Shape, folder: Path, *, is_main: bool) -> None:
-    """Final weights as one file, gathered over ranks, written under a hidden name and renamed."""
-    weights = {}
-    for name, parameter in model.named_parameters():
-        value = parameter.detach()
-        value = value.full_tensor() if isinstance(value, DTensor) else value
-        if is_main:
-            weights[name] = value.cpu().contiguous()
-    if not is_main:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "shape.json", to_json(shape))
-    temporary = folder / ".model.safetensors"
-    try:
-        save_file(weights, temporary)
-        temporary.rename(folder / "model.safetensors")
-    except Exception as error:  # safetensors reports a full disk in a type of its own
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {folder}", got=str(error), next_command="df -h") from error
 
 
 def end_with_owner(owner: int, stop: threading.Event) -> None:
