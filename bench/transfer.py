@@ -5,8 +5,9 @@
     python bench/transfer.py --out transfer --report
 
 All three rates of a run are those of the rule at its base batch, times sqrt(2)^k. Every cell starts with
-k = -2, 0, 2, walks on while the best is at an end, then tries the neighbours of the best. A run is a folder;
-what is there is not trained again, and cheap cells come first. One thread, small batches of fixed size.
+--start, walks on while the best is at an end, then tries the neighbours of the best. A run is a folder;
+what is there is not trained again, and cheap cells come first. One thread; batches of 256 tokens, or (cells
+that end in -rule) those of the rule.
 `--scaling none` gives every width the rates of width 64 (standard parametrisation).
 """
 
@@ -26,14 +27,14 @@ import torch
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.count import train_flops_per_token
 from stepladder.models.shape import shape_for_width
-from stepladder.plan.rates import MEASURED, recipe_for
+from stepladder.plan.rates import MEASURED, batch_for, recipe_for
 from stepladder.records import Derived, Layout, Plan, Recipe, Run, Shape, from_json, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import worker
 
 CONTEXT, BATCH = 64, 256
 # Width at two layers, depth at a width of 64, length at both: (width, layers, steps). The corner that every
-# axis shares is the first.
+# axis shares is the first. Then runs with the rule's own batch: (width, layers, tokens).
 CELLS = (
     (64, 2, 500),
     (128, 2, 500),
@@ -46,6 +47,7 @@ CELLS = (
     (64, 2, 10_000),
     (128, 4, 2_000),
 )
+RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,17 +56,19 @@ class Cell:
 
     shape: Shape
     steps: int
+    batch: int
     done: dict[int, dict[int, float]]
 
     @property
     def name(self) -> str:
         """As its folders are called."""
-        return f"w{self.shape.width:03d}-l{self.shape.num_layers:02d}-s{self.steps:05d}"
+        end = "" if self.batch == BATCH else "-rule"
+        return f"w{self.shape.width:03d}-l{self.shape.num_layers:02d}-s{self.steps:05d}{end}"
 
     @property
-    def flops(self) -> float:
-        """Of one run; what the order of cells goes by."""
-        return train_flops_per_token(self.shape) * self.steps * BATCH
+    def tokens(self) -> int:
+        """Of one run."""
+        return self.steps * self.batch
 
 
 def main() -> int:
@@ -75,6 +79,7 @@ def main() -> int:
     parser.add_argument("--optimiser", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--scaling", choices=("house", "none"), default="house")
     parser.add_argument("--cells", nargs="*", default=[], help="names as in the table; none: all")
+    parser.add_argument("--start", type=int, nargs="+", default=[0, -2, 2], help="first values of k")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0, help="no run is started after them")
     parser.add_argument("--report", action="store_true", help="print what is there")
@@ -84,7 +89,7 @@ def main() -> int:
     cells = open_cells(options, folder)
     end = time.monotonic() + 60 * options.minutes
     while not options.report and time.monotonic() < end:
-        job = next_run(cells, options.seeds)
+        job = next_run(cells, options)
         if job is None:
             break
         cell, k, seed = job
@@ -99,10 +104,14 @@ def open_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
     corpus = options.corpus
     vocab = load_tokenizer(corpus).vocab_size if corpus else read_json(folder / "vocab.json")["size"]
     write_json(folder / "vocab.json", {"size": vocab})
+    sizes = [(width, layers, steps, BATCH) for width, layers, steps in CELLS]
+    for width, layers, tokens in RULE_CELLS:
+        batch = batch_for(tokens, CONTEXT)
+        sizes.append((width, layers, tokens // batch, batch))
     cells = []
-    for width, layers, steps in CELLS:
+    for width, layers, steps, batch in sizes:
         shape = shape_for_width(width, layers, vocab_size=vocab, context_tokens=CONTEXT)
-        cell = Cell(shape=shape, steps=steps, done={})
+        cell = Cell(shape=shape, steps=steps, batch=batch, done={})
         if options.cells and cell.name not in options.cells:
             continue
         for path in (folder / cell.name).glob("k*/run.json"):
@@ -110,17 +119,17 @@ def open_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
             run = from_json(Run, read_json(path))
             cell.done.setdefault(k, {})[seed] = run.heldout_loss if run.status == "ok" else math.inf
         cells.append(cell)
-    return sorted(cells, key=lambda cell: cell.flops)
+    return sorted(cells, key=lambda cell: train_flops_per_token(cell.shape) * cell.tokens)
 
 
-def next_run(cells: list[Cell], seeds: int) -> tuple[Cell, int, int] | None:
+def next_run(cells: list[Cell], options: argparse.Namespace) -> tuple[Cell, int, int] | None:
     """The coarse grid of every cell with the first seed, then neighbours of the best, then further seeds."""
     for stride in (2, 1):
         for cell in cells:
-            k = missing(cell, stride)
+            k = missing(cell, stride, options.start)
             if k is not None:
                 return cell, k, 0
-    for seed in range(1, seeds):
+    for seed in range(1, options.seeds):
         for cell in cells:
             best = best_of(cell)
             for k in sorted({best - 1, best, best + 1, 0}):
@@ -129,10 +138,11 @@ def next_run(cells: list[Cell], seeds: int) -> tuple[Cell, int, int] | None:
     return None
 
 
-def missing(cell: Cell, stride: int) -> int | None:
+def missing(cell: Cell, stride: int, start: list[int]) -> int | None:
     """The next k of seed 0, or None when the best has both neighbours at this stride."""
-    if len(cell.done) < 3:
-        return next(k for k in (0, -2, 2) if k not in cell.done)
+    for k in start:
+        if 0 not in cell.done.get(k, {}):
+            return k
     best = best_of(cell)
     return next((k for k in (best - stride, best + stride) if k not in cell.done), None)
 
@@ -145,9 +155,8 @@ def best_of(cell: Cell) -> int:
 def train_one(cell: Cell, k: int, seed: int, options: argparse.Namespace, folder: Path) -> float:
     """Held-out nats per token of one run."""
     out = folder / cell.name / f"k{k:+d}_s{seed}"
-    tokens = cell.steps * BATCH
-    recipe = scaled(reference(cell.shape, options), 2 ** (k / 2))
-    exact = Derived(value=tokens, low=tokens, high=tokens, how="the bench")
+    recipe = scaled(reference(cell, options), 2 ** (k / 2))
+    exact = Derived(value=cell.tokens, low=cell.tokens, high=cell.tokens, how="the bench")
     plan = Plan(
         name=f"{cell.name}{k:+d}",
         corpus=os.path.relpath(options.corpus.resolve(), out.resolve()),
@@ -166,11 +175,12 @@ def train_one(cell: Cell, k: int, seed: int, options: argparse.Namespace, folder
     return loss
 
 
-def reference(shape: Shape, options: argparse.Namespace) -> Recipe:
+def reference(cell: Cell, options: argparse.Namespace) -> Recipe:
     """k = 0: the rule's rates at its own batch, whatever the run's length."""
-    width = MEASURED.base_width if options.scaling == "none" else shape.width
-    recipe = recipe_for(replace(shape, width=width), MEASURED.base_tokens, optimiser=options.optimiser)
-    return replace(recipe, batch_tokens=BATCH)
+    width = MEASURED.base_width if options.scaling == "none" else cell.shape.width
+    shape = replace(cell.shape, width=width)
+    recipe = recipe_for(shape, MEASURED.base_tokens, optimiser=options.optimiser)
+    return replace(recipe, batch_tokens=cell.batch)
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:
@@ -181,9 +191,11 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 
 def print_table(cells: list[Cell], options: argparse.Namespace) -> None:
     """One line a cell: best of the grid, vertex of the parabola, and the rule's place and regret."""
-    print("cell              runs    loss   best k  vertex  rule k  regret  losses by k (mean over seeds)")
+    print(
+        "cell                   runs    loss   best k  vertex  rule k  regret  losses by k (mean over seeds)"
+    )
     for cell in cells:
-        if len(cell.done) < 3:
+        if len(cell.done) < 2:
             continue
         losses = {k: statistics.mean(by_seed.values()) for k, by_seed in sorted(cell.done.items())}
         best = min(losses, key=lambda k: losses[k])
@@ -192,16 +204,14 @@ def print_table(cells: list[Cell], options: argparse.Namespace) -> None:
         told = "  ".join(f"{k:+d}:{loss:.4f}" for k, loss in losses.items())
         runs = sum(len(by_seed) for by_seed in cell.done.values())
         regret = between(losses, at) / least - 1
-        print(f"{cell.name}  {runs:4d}  {least:.4f}  {best:+7d}  {vertex:+6.2f}  {at:+6.2f}  "
+        print(f"{cell.name:21s}  {runs:4d}  {least:.4f}  {best:+7d}  {vertex:+6.2f}  {at:+6.2f}  "
               f"{regret:6.2%}  {told}")  # fmt: skip
 
 
 def rule_place(cell: Cell, options: argparse.Namespace) -> float:
     """k of the rates that the rule gives for this shape, length and batch."""
-    given = recipe_for(
-        cell.shape, cell.steps * BATCH, optimiser=options.optimiser, batch_tokens=BATCH
-    ).hidden_lr
-    return 2 * math.log2(given / reference(cell.shape, options).hidden_lr)
+    given = recipe_for(cell.shape, cell.tokens, optimiser=options.optimiser, batch_tokens=cell.batch)
+    return 2 * math.log2(given.hidden_lr / reference(cell, options).hidden_lr)
 
 
 def parabola(losses: dict[int, float], best: int) -> tuple[float, float]:

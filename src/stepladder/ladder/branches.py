@@ -14,14 +14,14 @@ from itertools import groupby
 from pathlib import Path
 
 from stepladder.ladder.run import train_side_by_side
-from stepladder.plan.rates import MIN_RUNG_STEPS
+from stepladder.plan.rates import MIN_RUNG_STEPS, with_batch
 from stepladder.records import Derived, Plan, Recipe, Shape
 from stepladder.store import read_json, write_bytes, write_json
 from stepladder.train.metrics import METRICS_FILE
 from stepladder.train.schedule import KEEP_FILE, branch_step
 
-# Batch and rates are those of the middle length: over this span the ends are off by half a grid step of
-# sqrt(2) each (docs/training/rates.md).
+# Batch and rates are those of the middle length; with rates that should follow length^-1/4 at a fixed batch,
+# the ends of this span are off by three quarters of a step of sqrt(2) (docs/training/rates.md).
 MOST_SPAN = 8.0
 BRANCH_FILE = "branch.json"
 
@@ -129,7 +129,7 @@ def _one_trunk(plans: Sequence[Plan], recipe_for: Callable[[Shape, float], Recip
     middle = recipe_for(trunk.shape, math.sqrt(trunk.tokens * shortest.tokens))
     context = trunk.shape.context_tokens
     longest_batch = shortest.tokens // min(MIN_RUNG_STEPS, shortest.steps) // context * context
-    recipe = replace(middle, batch_tokens=min(middle.batch_tokens, longest_batch))
+    recipe = with_batch(middle, min(middle.batch_tokens, longest_batch))
     warmup = round(recipe.warmup_share * (shortest.tokens // recipe.batch_tokens))
     branches = []
     for plan in plans:

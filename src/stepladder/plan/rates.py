@@ -6,7 +6,7 @@ The constants were measured on small decoders on text (docs/log.md); a new set i
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stepladder.records import Recipe, Shape
@@ -21,7 +21,9 @@ class RateRule:
     Embeddings and Muon keep their rate at every width; the head, and hidden matrices under AdamW, scale with
     1/width (with one rate for all, a ladder forecasts nothing). The batch grows with the root of the run's
     tokens and the rates stay: that is the rule for length, since fixed rates at a fixed batch made a long
-    run end worse than a short one (docs/log.md, 2026-11-24).
+    run end worse than a short one (docs/log.md, 2026-11-24). With a smaller batch than that, all rates fall
+    with `rate_exponent` of it: at a fixed batch that is steps^-1/4, between the measured drift and the
+    exponents -0.23 to -0.32 of Bjorck et al. (arXiv:2409.19913); docs/training/rates.md has the table.
     """
 
     embed: float = 0.1
@@ -32,6 +34,7 @@ class RateRule:
     base_batch: int = 1_024
     base_tokens: float = 1e6
     batch_exponent: float = 0.5
+    rate_exponent: float = 0.5
     warmup_share: float = 0.03
 
 
@@ -81,17 +84,38 @@ def recipe_for(
 ) -> Recipe:
     """The recipe of a run of `tokens`.
 
-    `learning_rate` replaces the rate of the hidden matrices; the other two keep their ratio to it.
+    `batch_tokens` replaces the batch, and the rates follow it (`with_batch`). `learning_rate` replaces the
+    rate of the hidden matrices; the other two keep their ratio to it.
     """
-    hidden = rule.muon if optimiser == "muon" else rule.hidden * rule.base_width / shape.width
-    factor = 1.0 if learning_rate is None else learning_rate / hidden
-    return Recipe(
-        batch_tokens=batch_tokens or batch_for(tokens, shape.context_tokens, rule),
-        embed_lr=rule.embed * factor,
-        head_lr=rule.head * rule.base_width / shape.width * factor,
-        hidden_lr=hidden * factor,
+    recipe = Recipe(
+        batch_tokens=batch_for(tokens, shape.context_tokens, rule),
+        embed_lr=rule.embed,
+        head_lr=rule.head * rule.base_width / shape.width,
+        hidden_lr=rule.muon if optimiser == "muon" else rule.hidden * rule.base_width / shape.width,
         optimiser=optimiser,
         warmup_share=rule.warmup_share,
+    )
+    if batch_tokens is not None:
+        recipe = with_batch(recipe, batch_tokens, rule)
+    return recipe if learning_rate is None else _times(recipe, learning_rate / recipe.hidden_lr)
+
+
+def with_batch(recipe: Recipe, batch_tokens: int, rule: RateRule = MEASURED) -> Recipe:
+    """The recipe at another batch: lower rates for a smaller one, the same for a larger one.
+
+    A smaller batch takes more steps for the same tokens, each with more noise. For a larger one, higher
+    rates would follow; they are not measured, and too high costs more than too low.
+    """
+    share = min(batch_tokens / recipe.batch_tokens, 1.0)
+    return replace(_times(recipe, share**rule.rate_exponent), batch_tokens=batch_tokens)
+
+
+def _times(recipe: Recipe, factor: float) -> Recipe:
+    return replace(
+        recipe,
+        embed_lr=recipe.embed_lr * factor,
+        head_lr=recipe.head_lr * factor,
+        hidden_lr=recipe.hidden_lr * factor,
     )
 
 
