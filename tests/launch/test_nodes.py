@@ -117,7 +117,7 @@ def trainers(out: Path) -> list[int]:
 @pytest.mark.dist
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_trainer_killed_on_one_node_starts_all_anew(make_plan: MakePlan, tmp_path: Path, rank: int) -> None:
-    plan, master, out = make_plan(steps=1500, layout=TWO), f"127.0.0.1:{free_port()}", tmp_path / "run"
+    plan, master, out = make_plan(steps=600, layout=TWO), f"127.0.0.1:{free_port()}", tmp_path / "run"
     nodes = [start(plan, out, number, master) for number in (0, 1)]
     wait_for_steps(out, 5, nodes)
     environments = {pid: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in trainers(out)}
@@ -125,7 +125,7 @@ def test_a_trainer_killed_on_one_node_starts_all_anew(make_plan: MakePlan, tmp_p
     os.kill(victim, signal.SIGKILL)
     assert ended(nodes) == [0, 0]
     assert json.loads((out / "nodes" / "attempt.json").read_text())["number"] == 2
-    assert last_line(out / "metrics.jsonl")["step"] == 1500
+    assert last_line(out / "metrics.jsonl")["step"] == 600
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_a_trainer_killed_on_one_node_starts_all_anew(make_plan: MakePlan, tmp_p
 def test_a_signal_to_one_node_stops_all_with_a_checkpoint(
     make_plan: MakePlan, tmp_path: Path, rank: int
 ) -> None:
-    plan, master, out = make_plan(steps=1500, layout=TWO), f"127.0.0.1:{free_port()}", tmp_path / "run"
+    plan, master, out = make_plan(steps=600, layout=TWO), f"127.0.0.1:{free_port()}", tmp_path / "run"
     nodes = [start(plan, out, number, master) for number in (0, 1)]
     wait_for_steps(out, 5, nodes)
     nodes[rank].send_signal(signal.SIGUSR1)
@@ -142,7 +142,7 @@ def test_a_signal_to_one_node_stops_all_with_a_checkpoint(
     assert len(list((out / "checkpoints").glob("step-*"))) == 1
     again = [start(plan, out, number, master) for number in (1, 0)]
     assert ended(again) == [0, 0]
-    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(1, 1501))
+    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(1, 601))
 
 
 @pytest.fixture

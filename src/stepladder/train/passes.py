@@ -33,6 +33,7 @@ def forward_backward(
         assert isinstance(objective, NextToken)
         inputs = [objective.inputs(batch) for batch in micro_batches]
         some = isinstance(micro_batches[0], Packed)
+        mark("backward")  # the schedule interleaves both ways
         return model.backward(inputs, scale, some) / layout.degrees.tensor
     loss_sum = 0.0
     for number, batch in enumerate(micro_batches, start=1):
