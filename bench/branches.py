@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
-from stepladder.ladder.branches import Branch, branch_plans, plant
+from stepladder.ladder.branches import Branch, find_branches, plant, share_recipes
 from stepladder.ladder.design import Rung
 from stepladder.ladder.run import rung_plans
 from stepladder.models.shape import shape_for_width
@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("branches"))
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--tokens", type=int, nargs="+", default=[200_000, 400_000, 800_000])
+    parser.add_argument("--span", type=float, default=4.0, help="longest over shortest of a trunk's runs")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=30.0, help="no run is started after them")
     options = parser.parse_args()
@@ -50,7 +51,7 @@ def main() -> int:
     for seed in range(options.seeds):
         for width in options.widths:
             own = plans_of(width, seed, options)
-            branches = branch_plans(own, recipe_for)
+            branches = find_branches(share_recipes(own, recipe_for, options.span))
             rows += train_group(own, branches, options.out / f"w{width:03d}-s{seed}", end)
     print_table(rows)
     return 0

@@ -113,6 +113,7 @@ OVERRIDES: Mapping[str, Rule] = {
     "horizon": Rule(kind="number", low=1, high=100_000),
     "rungs": _count(3, 64),
     "rung_tokens": _count(1_024, 10**16),
+    "branch_span": Rule(kind="number", low=1, high=16),
     "workers": _count(1, 1_024),
     "processes": _count(1, 1_024),
     "threads": _count(1, 1_024),

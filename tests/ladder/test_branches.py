@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stepladder.ladder.branches import branch_plans, plant, train_branches, trained_tokens
+from stepladder.ladder.branches import Branch, find_branches, plant, share_recipes, trained_tokens
+from stepladder.ladder.run import train_branches
 from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_for
 from stepladder.records import Derived, Order, Plan, Recipe, Shape, from_json
 from stepladder.store import read_json
@@ -34,6 +35,10 @@ def runs_of(make_plan: MakePlan) -> Callable[..., list[Plan]]:
 def _of_length(plan: Plan, name: str, tokens: int) -> Plan:
     exact = Derived(value=tokens, low=tokens, high=tokens, how="a test")
     return replace(plan, name=name, numbers={**plan.numbers, "tokens": exact})
+
+
+def branch_plans(plans: list[Plan], rule: Callable[[Shape, float], Recipe]) -> list[Branch]:
+    return find_branches(share_recipes(plans, rule, 8.0))
 
 
 def _small_recipe(shape: Shape, tokens: float) -> Recipe:
@@ -91,6 +96,19 @@ def test_lengths_too_far_apart_other_seeds_and_mixtures_by_length_have_trunks_of
     assert [branch.trunk for branch in branch_plans(both, recipe_for)] == ["r01", "r02"]
 
 
+def test_runs_by_recipes_of_their_own_or_of_one_length_do_not_branch(
+    runs_of: Callable[..., list[Plan]],
+) -> None:
+    plans = runs_of(1_000_000, 2_000_000)
+    own = [replace(plan, recipe=recipe_for(plan.shape, plan.tokens)) for plan in plans]
+    assert [branch.trunk for branch in find_branches(own)] == ["r01", "r02"]
+    # Two of one length are both trained from the start.
+    same = share_recipes(runs_of(1_000_000, 1_000_000, 1_400_000), recipe_for, 4.0)
+    assert [branch.trunk for branch in find_branches(same)] == ["r03", "r03", "r03"]
+    assert [branch.trunk for branch in find_branches(same[:2])] == ["r01", "r02"]
+    assert share_recipes(same, recipe_for, 1.0) == same
+
+
 def test_a_common_batch_leaves_the_shortest_run_its_steps(runs_of: Callable[..., list[Plan]]) -> None:
     batch = recipe_for(runs_of(1)[0].shape, 500_000).batch_tokens
     tokens = (MIN_RUNG_STEPS + 10) * batch
@@ -105,7 +123,8 @@ def test_branches_end_with_the_bits_of_runs_from_scratch(
 ) -> None:
     branches = branch_plans(runs_of(20 * 256, 60 * 256, 40 * 256), _small_recipe)
     folder = tmp_path / "ladder"
-    assert train_branches(branches, folder, 1, quiet=True) == {}
+    plans = [branch.plan for branch in branches]
+    assert train_branches(plans, folder, 1, quiet=True) == {}
     for branch in branches:
         out, alone = folder / f"{branch.plan.name}@1", tmp_path / branch.plan.name
         worker.run_plan(out / "plan.json", alone, threading.Event(), lambda *_: None)
@@ -127,7 +146,7 @@ def test_branches_end_with_the_bits_of_runs_from_scratch(
     assert not plant(folder / "r02@1", folder / "r01@1", 14)
     # The same call again trains nothing.
     before = (folder / "r01@1/run.json").stat().st_mtime_ns
-    assert train_branches(branches, folder, 1, quiet=True) == {}
+    assert train_branches(plans, folder, 1, quiet=True) == {}
     assert (folder / "r01@1/run.json").stat().st_mtime_ns == before
 
 

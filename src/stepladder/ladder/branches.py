@@ -13,16 +13,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from stepladder.ladder.run import train_side_by_side
 from stepladder.plan.rates import MIN_RUNG_STEPS, with_batch
 from stepladder.records import Derived, Plan, Recipe, Shape
 from stepladder.store import read_json, write_bytes, write_json
 from stepladder.train.metrics import METRICS_FILE
-from stepladder.train.schedule import KEEP_FILE, branch_step
+from stepladder.train.schedule import branch_step
 
-# Batch and rates are those of the middle length; with rates that should follow length^-1/4 at a fixed batch,
-# the ends of this span are off by three quarters of a step of sqrt(2) (docs/training/rates.md).
-MOST_SPAN = 8.0
 BRANCH_FILE = "branch.json"
 
 
@@ -45,48 +41,42 @@ class Branch:
         return self.plan.tokens - self.step * self.plan.recipe.batch_tokens
 
 
-def branch_plans(
-    plans: Sequence[Plan], recipe_for: Callable[[Shape, float], Recipe], *, span: float = MOST_SPAN
-) -> list[Branch]:
-    """The same runs, grouped under trunks, in the order given.
+def share_recipes(
+    plans: Sequence[Plan], recipe_for: Callable[[Shape, float], Recipe], span: float
+) -> list[Plan]:
+    """The same runs, in the order given, with recipes that let them branch from each other.
 
     Plans of one shape, seed, layout and order whose tokens span at most `span` share the recipe of their
     middle length (the geometric mean of the ends), with a batch that leaves the shortest MIN_RUNG_STEPS
     steps where its own did. Warm-up has the shortest one's steps: the rates are the same, so what is
-    enough for the shortest is enough for all. A plan alone keeps its recipe.
+    enough for the shortest is enough for all. A plan alone keeps its recipe; at a span of 1 all do.
+    Rates should follow length^-1/4 at a fixed batch, so the ends of a span of 4 are off by half a step of
+    sqrt(2), of 16 by a whole one (docs/training/rates.md).
     """
-    found: dict[str, Branch] = {}
-    key = _group_key
-    for _, same in groupby(sorted(plans, key=lambda plan: (key(plan), -plan.tokens)), key=key):
+    found: dict[str, Plan] = {}
+    for same in _groups(plans, _surroundings):
         left = list(same)
         while left:
             near = [plan for plan in left if plan.tokens * span >= left[0].tokens]
             left = left[len(near) :]
-            found |= {branch.plan.name: branch for branch in _one_trunk(near, recipe_for)}
+            spans = near[-1].tokens < near[0].tokens
+            shared = _with_middle_recipe(near, recipe_for) if spans else near
+            found |= {plan.name: plan for plan in shared}
     return [found[plan.name] for plan in plans]
 
 
-def train_branches(
-    branches: Sequence[Branch], folder: Path, workers: int = 0, *, quiet: bool = False
-) -> dict[str, str]:
-    """Train trunks, then the branches from their checkpoints, each in `folder/<name>@1`.
-
-    The seconds and joules of a branch's run.json count its part of the trunk, as those of a run from
-    scratch would. A branch whose trunk left no checkpoint (it diverged) is trained from scratch.
-
-    Returns:
-        Why those failed that did, by name.
-    """
-    trunks = [branch for branch in branches if branch.is_trunk]
-    for trunk in trunks:
-        steps = sorted({branch.step for branch in branches if branch.trunk == trunk.plan.name} - {0})
-        if steps:
-            write_json(folder / f"{trunk.plan.name}@1" / KEEP_FILE, {"steps": steps})
-    failures = train_side_by_side([trunk.plan for trunk in trunks], folder, workers, quiet=quiet)
-    rest = [branch for branch in branches if not branch.is_trunk]
-    for branch in rest:
-        plant(folder / f"{branch.trunk}@1", folder / f"{branch.plan.name}@1", branch.step)
-    return failures | train_side_by_side([branch.plan for branch in rest], folder, workers, quiet=quiet)
+def find_branches(plans: Sequence[Plan]) -> list[Branch]:
+    """Which plans are one run up to the decay of the shorter, in the order given."""
+    found: dict[str, Branch] = {}
+    for same in _groups(plans, _beginning):
+        trunk = same[0]
+        for plan in same:
+            if plan.tokens == trunk.tokens:
+                found[plan.name] = Branch(plan=plan, trunk=plan.name, step=0)
+            else:
+                step = branch_step(plan.steps, plan.recipe.decay_share)
+                found[plan.name] = Branch(plan=plan, trunk=trunk.name, step=step)
+    return [found[plan.name] for plan in plans]
 
 
 def plant(trunk: Path, branch: Path, step: int) -> bool:
@@ -104,9 +94,9 @@ def plant(trunk: Path, branch: Path, step: int) -> bool:
     shutil.rmtree(hidden, ignore_errors=True)
     shutil.copytree(source, hidden, copy_function=_link_or_copy)
     write_json(branch / BRANCH_FILE, {"trunk": trunk.name, "step": step})
-    hidden.rename(target)
     with open(trunk / METRICS_FILE, "rb") as file:
         write_bytes(branch / METRICS_FILE, file.read(size))
+    hidden.rename(target)
     return True
 
 
@@ -115,36 +105,44 @@ def trained_tokens(branches: Sequence[Branch]) -> tuple[int, int]:
     return sum(branch.trained_tokens for branch in branches), sum(branch.plan.tokens for branch in branches)
 
 
-def _group_key(plan: Plan) -> str:
+def _groups(plans: Sequence[Plan], key: Callable[[Plan], str]) -> list[list[Plan]]:
+    """Plans of equal key together, the longest first."""
+    ordered = sorted(plans, key=lambda plan: (key(plan), -plan.tokens, plan.name))
+    return [list(same) for _, same in groupby(ordered, key=key)]
+
+
+def _surroundings(plan: Plan) -> str:
     """What must be equal; weights with epochs make a mixture that depends on the run's own length."""
     alone = plan.name if plan.order.weights and plan.order.epochs else ""
     return repr((plan.shape, plan.seed, plan.layout, plan.order, plan.corpus, plan.objective, alone))
 
 
-def _one_trunk(plans: Sequence[Plan], recipe_for: Callable[[Shape, float], Recipe]) -> list[Branch]:
-    """Plans of one group, the longest first."""
-    trunk, shortest = plans[0], plans[-1]
-    if len(plans) == 1:
-        return [Branch(plan=trunk, trunk=trunk.name, step=0)]
-    middle = recipe_for(trunk.shape, math.sqrt(trunk.tokens * shortest.tokens))
-    context = trunk.shape.context_tokens
+def _beginning(plan: Plan) -> str:
+    """What decides a run's steps before its decay: all but its length."""
+    warmup = round(plan.recipe.warmup_share * plan.steps)
+    return _surroundings(plan) + repr((replace(plan.recipe, warmup_share=0.0), warmup))
+
+
+def _with_middle_recipe(plans: Sequence[Plan], recipe_for: Callable[[Shape, float], Recipe]) -> list[Plan]:
+    """Plans of one group, the longest first, on the recipe of their middle length."""
+    shape, shortest = plans[0].shape, plans[-1]
+    middle = recipe_for(shape, math.sqrt(plans[0].tokens * shortest.tokens))
+    context = shape.context_tokens
     longest_batch = shortest.tokens // min(MIN_RUNG_STEPS, shortest.steps) // context * context
     recipe = with_batch(middle, min(middle.batch_tokens, longest_batch))
     warmup = round(recipe.warmup_share * (shortest.tokens // recipe.batch_tokens))
-    branches = []
+    told = "batch and rates are those of the middle length of the runs that share a trunk"
+    shared = []
     for plan in plans:
         steps = plan.tokens // recipe.batch_tokens
-        own = replace(recipe, warmup_share=warmup / steps)
-        step = 0 if plan is trunk else branch_step(steps, own.decay_share)
-        shared = "batch and rates are those of the middle length of its trunk"
         numbers = {
             **plan.numbers,
             "tokens": _exact(steps * recipe.batch_tokens, plan.numbers["tokens"].how),
-            "batch_tokens": _exact(recipe.batch_tokens, shared),
-            "learning_rate": _exact(recipe.hidden_lr, shared),
+            "batch_tokens": _exact(recipe.batch_tokens, told),
+            "learning_rate": _exact(recipe.hidden_lr, told),
         }
-        branches.append(Branch(plan=replace(plan, recipe=own, numbers=numbers), trunk=trunk.name, step=step))
-    return branches
+        shared.append(replace(plan, recipe=replace(recipe, warmup_share=warmup / steps), numbers=numbers))
+    return shared
 
 
 def _exact(value: float, how: str) -> Derived:

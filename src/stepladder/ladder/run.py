@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stepladder.errors import TrainError
+from stepladder.ladder.branches import find_branches, plant
 from stepladder.ladder.collect import flag_bad, observe, usable, write_observations
 from stepladder.ladder.design import Rung
 from stepladder.launch.pool import JobFailure, run_many
@@ -12,6 +13,7 @@ from stepladder.models.count import count_params
 from stepladder.progress import Progress
 from stepladder.records import Derived, Layout, Observation, Order, Plan, Recipe, Shape, to_json
 from stepladder.store import open_artefact, write_json
+from stepladder.train.schedule import KEEP_FILE
 
 
 def rung_plans(
@@ -65,7 +67,7 @@ def run_ladder(
     Raises:
         TrainError: fewer than half of the rungs ended well; the text names each failure.
     """
-    failures = train_side_by_side(plans, folder, workers, quiet=quiet)
+    failures = train_branches(plans, folder, workers, quiet=quiet)
     observations = flag_bad(
         [observe(folder / f"{plan.name}@1") for plan in plans if plan.name not in failures]
     )
@@ -75,6 +77,27 @@ def run_ladder(
         told = "; ".join(f"{name}: {reason}" for name, reason in sorted({**failures, **reasons}.items()))
         raise TrainError("most rungs of the ladder failed", got=told, next_command="stepladder doctor")
     return observations
+
+
+def train_branches(
+    plans: Sequence[Plan], folder: Path, workers: int = 0, *, quiet: bool = False
+) -> dict[str, str]:
+    """As `train_side_by_side`; of plans that begin alike the longest is trained first, the others from it.
+
+    The seconds and joules of a branch's run.json count its part of the trunk, as those of a run from
+    scratch would. A branch whose trunk left no checkpoint (it diverged) is trained from scratch.
+    """
+    branches = find_branches(plans)
+    rest = [branch for branch in branches if not branch.is_trunk]
+    for name in {branch.trunk for branch in rest}:
+        steps = sorted({branch.step for branch in rest if branch.trunk == name})
+        write_json(folder / f"{name}@1" / KEEP_FILE, {"steps": steps})
+    trunks = [branch.plan for branch in branches if branch.is_trunk]
+    failures = train_side_by_side(trunks, folder, workers, quiet=quiet)
+    for branch in rest:
+        plant(folder / f"{branch.trunk}@1", folder / f"{branch.plan.name}@1", branch.step)
+    later = [branch.plan for branch in rest]
+    return failures | (train_side_by_side(later, folder, workers, quiet=quiet) if later else {})
 
 
 def train_side_by_side(
