@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +17,6 @@ import pytest
 
 from stepladder.errors import TrainError
 from stepladder.launch.environment import Node, train_command
-from stepladder.launch.local import run_plan
 from stepladder.launch.nodes import place
 from stepladder.records import Layout, Plan, from_json
 from stepladder.train.metrics import last_line, read_metrics
@@ -37,6 +37,12 @@ def start(plan: Path, out: Path, rank: int, master: str, inside: Sequence[str] =
     return subprocess.Popen(
         [*inside, sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def train_here(plan: Path, out: Path) -> None:
+    from stepladder.train.worker import run_plan
+
+    run_plan(plan, out, threading.Event(), lambda *_: None)
 
 
 def losses(out: Path) -> list[float]:
@@ -95,7 +101,7 @@ def test_two_nodes_train_as_one_process(make_plan: MakePlan, tmp_path: Path) -> 
     plan, master = make_plan("two", layout=TWO), f"127.0.0.1:{free_port()}"
     nodes = [start(plan, tmp_path / "two", rank, master) for rank in (1, 0)]
     assert ended(nodes) == [0, 0]
-    run_plan(make_plan("one"), tmp_path / "one", quiet=True)
+    train_here(make_plan("one"), tmp_path / "one")
     assert pytest.approx(losses(tmp_path / "one"), rel=1e-5) == losses(tmp_path / "two")
     assert json.loads((tmp_path / "two" / "nodes" / "attempt.json").read_text())["state"] == "over"
 
@@ -180,5 +186,5 @@ def test_two_hosts_train_as_one_process(make_plan: MakePlan, tmp_path: Path, two
         for rank in (0, 1)
     ]
     assert ended(nodes) == [0, 0]
-    run_plan(make_plan("one"), tmp_path / "one", quiet=True)
+    train_here(make_plan("one"), tmp_path / "one")
     assert pytest.approx(losses(tmp_path / "one"), rel=1e-5) == losses(out)

@@ -122,7 +122,7 @@ def test_out_of_time_it_writes_a_checkpoint_and_queues_itself_again(
     layout: Layout,
 ) -> None:
     out, requeued = tmp_path / "run", tmp_path / "requeued"
-    script = emitted(make_plan(steps=500, layout=layout), out, capsys)
+    script = emitted(make_plan(steps=250, layout=layout), out, capsys)
     environment = cluster | {"SLURM_NNODES": str(layout.nodes)}
     job = subprocess.Popen(["bash", script], env=environment, stderr=subprocess.PIPE, text=True)
     while not last_line(out / "metrics.jsonl"):
@@ -136,8 +136,8 @@ def test_out_of_time_it_writes_a_checkpoint_and_queues_itself_again(
     again = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert requeued.read_text() == f"requeue {os.getpid()}\n"
-    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(1, 501))
-    assert int(saved.name[5:]) < 500
+    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(1, 251))
+    assert int(saved.name[5:]) < 250
 
 
 @pytest.mark.slow

@@ -89,7 +89,6 @@ def test_a_resumed_run_adds_up_and_an_estimate_stays_one(powercap: Path) -> None
 
 @pytest.mark.usefixtures("powercap")
 def test_a_gpu_without_a_counter_is_told() -> None:
-    pytest.importorskip("torch")
     energy = EnergyMeter(gpu=99)
     assert read(energy).source.endswith("; the GPU is not counted (pip install 'stepladder[energy]')")
 
