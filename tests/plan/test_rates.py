@@ -17,8 +17,8 @@ from stepladder.plan.rates import (
 from stepladder.records import Shape
 
 
-def shape(width: int) -> Shape:
-    return shape_for_width(width, 3, vocab_size=2048, context_tokens=128)
+def shape(width: int, layers: int = 2) -> Shape:
+    return shape_for_width(width, layers, vocab_size=2048, context_tokens=128)
 
 
 def test_the_measured_recipe_at_a_million_tokens() -> None:
@@ -34,6 +34,16 @@ def test_only_the_head_and_adamw_scale_with_width() -> None:
     assert wide.hidden_lr == narrow.hidden_lr
     adam = [recipe_for(shape(width), 1e6, optimiser="adamw").hidden_lr for width in (64, 256)]
     assert adam[1] == adam[0] / 4
+
+
+def test_sixteen_times_the_depth_halves_every_rate_of_a_run_with_muon() -> None:
+    shallow, deep = (recipe_for(shape(64, layers), 1e6) for layers in (2, 32))
+    for name in ("embed_lr", "head_lr", "hidden_lr"):
+        assert getattr(deep, name) == pytest.approx(getattr(shallow, name) / 2)
+    assert deep.batch_tokens == shallow.batch_tokens
+    assert recipe_for(shape(64, 1), 1e6) == recipe_for(shape(64), 1e6)
+    adamw = [recipe_for(shape(64, layers), 1e6, optimiser="adamw") for layers in (2, 32)]
+    assert adamw[0] == adamw[1]
 
 
 def test_the_batch_grows_with_the_root_of_the_run_and_rates_stay() -> None:

@@ -16,14 +16,16 @@ RecipeRule = Callable[[Shape, float], Recipe]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RateRule:
-    """Peak rates at a width of 64 and a batch of 1,024 tokens at 1e6 tokens.
+    """Peak rates at a width of 64, two layers and a batch of 1,024 tokens at 1e6 tokens.
 
     Embeddings and Muon keep their rate at every width; the head, and hidden matrices under AdamW, scale with
     1/width (with one rate for all, a ladder forecasts nothing). The batch grows with the root of the run's
     tokens and the rates stay: that is the rule for length, since fixed rates at a fixed batch made a long
     run end worse than a short one (docs/log.md, 2026-11-24). With a smaller batch than that, all rates fall
     with `rate_exponent` of it: at a fixed batch that is steps^-1/4, between the measured drift and the
-    exponents -0.23 to -0.32 of Bjorck et al. (arXiv:2409.19913); docs/training/rates.md has the table.
+    exponents -0.23 to -0.32 of Bjorck et al. (arXiv:2409.19913). Deeper than two layers, all rates of
+    a run with Muon fall with `muon_depth_exponent` (measured to 16 layers; AdamW's best rates did not move at
+    eight). docs/training/rates.md has the tables.
     """
 
     embed: float = 0.1
@@ -31,10 +33,12 @@ class RateRule:
     hidden: float = 3e-3
     muon: float = 0.02
     base_width: int = 64
+    base_layers: int = 2
     base_batch: int = 1_024
     base_tokens: float = 1e6
     batch_exponent: float = 0.5
     rate_exponent: float = 0.5
+    muon_depth_exponent: float = 0.25
     warmup_share: float = 0.03
 
 
@@ -95,6 +99,8 @@ def recipe_for(
         optimiser=optimiser,
         warmup_share=rule.warmup_share,
     )
+    if optimiser == "muon":
+        recipe = _times(recipe, max(shape.num_layers / rule.base_layers, 1.0) ** -rule.muon_depth_exponent)
     if batch_tokens is not None:
         recipe = with_batch(recipe, batch_tokens, rule)
     return recipe if learning_rate is None else _times(recipe, learning_rate / recipe.hidden_lr)
