@@ -4,10 +4,11 @@ For small models on a CPU the elementwise operations cost as much as the product
 activations that is saved counts. Shapes: N rows, D width, E head dimension.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class RMSNormStep(torch.autograd.Function):
@@ -86,3 +87,19 @@ class NormRotateStep(torch.autograd.Function):
 def norm_rotate(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
     """Heads x (B, T, H, E), each normed (arXiv:2010.04245) and turned by its position."""
     return NormRotateStep.apply(x, weight, cos, sin, eps)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks of `model.layers` for passes with a gradient; one graph serves all of equal shape.
+
+    Passes without a gradient stay as they are: their batches have other shapes and would compile again.
+    """
+    for layer in model.get_submodule("layers").children():
+        layer.forward = _with_gradient(torch.compile(layer.forward, dynamic=False), layer.forward)
+
+
+def _with_gradient(compiled: Callable[..., Tensor], eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def forward(*inputs: Tensor | None) -> Tensor:
+        return (compiled if torch.is_grad_enabled() else eager)(*inputs)
+
+    return forward

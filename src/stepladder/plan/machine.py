@@ -85,6 +85,21 @@ def measure_machine(*, rates: Rates = "measure", folder: Path = Path()) -> Machi
     )
 
 
+def kept_probe(cores: int = 0) -> dict[str, Any]:
+    """All that the last probe of this machine measured, from the cache alone; empty where there is none.
+
+    `cores` counts those of the machine where this process is held to fewer (a pinned worker).
+    """
+    cpu, _ = _cpu()
+    versions = {"stepladder": __version__, "python": platform.python_version(), **_versions([])}
+    gpus = [gpu.name for gpu in _gpus([])]
+    for count in dict.fromkeys((_cores(), cores or os.cpu_count() or 1)):
+        facts = {"cpu": cpu, "cores": count, "gpus": gpus, "versions": versions}
+        if found := _probed(facts, [], "cached"):
+            return found
+    return {}
+
+
 def machine_from_json(value: Any) -> Machine:
     """The Machine that `to_json` wrote."""
     return from_json(Machine, value)

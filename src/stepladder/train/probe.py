@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 # Products of a training step: (rows, inner, columns) of a small and of a middling model.
 _PRODUCTS = {"small": (1024, 96, 288), "large": (2048, 1024, 1024)}
 _CONTEXTS = (128, 256, 512, 1024)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LINK_BYTES = (4 * 2**10, 4 * 2**20)
 
 
@@ -69,11 +70,17 @@ def product_rates(budget: float, device: str) -> dict[str, dict[str, float]]:
     return out
 
 
-def attention_seconds(budget: float, device: str) -> list[dict[str, float | str]]:
+def attention_seconds(
+    budget: float,
+    device: str,
+    precisions: Sequence[str] = tuple(_DTYPES),
+    contexts: Sequence[int] = _CONTEXTS,
+) -> list[dict[str, float | str]]:
     """Forward and backward of 4 heads of dimension 64 over 4,096 tokens: written out, and SDPA."""
     rows: list[dict[str, float | str]] = []
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        for context in _CONTEXTS:
+    for precision in precisions:
+        dtype = _DTYPES[precision]
+        for context in contexts:
             q, k, v = (
                 torch.randn(4096 // context, 4, context, 64, device=device, dtype=dtype).requires_grad_()
                 for _ in range(3)

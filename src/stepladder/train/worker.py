@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import torch
 
@@ -32,11 +32,14 @@ from stepladder.records import Order, Plan, Run, Shape, from_json, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
+from stepladder.train.choices import EXPLICIT_UP_TO
 from stepladder.train.clock import Work, work_of
 from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
 from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.objective import NextToken
 from stepladder.train.precision import autocast
+from stepladder.train.settle import apply_compile, apply_fp32, settle_choices
+from stepladder.train.settle import use_fast_fp32 as use_fast_fp32
 from stepladder.train.source import packed, training_batches
 from stepladder.train.spread import Predictor, Spread
 from stepladder.train.trackers import Trackers, wanted_trackers
@@ -50,10 +53,6 @@ HELDOUT_TOKENS = 65_536
 # Evaluations before the end are made only as far as they add no more than this share of the run's cost.
 _EVALUATION_SHARE, _MOST_EVALUATIONS = 0.02, 8
 _PROGRESS_SECONDS = 0.5
-# Up to this context, scores written out are faster than SDPA on a CPU: forward and backward of 4 heads of 64
-# over 4,096 tokens on one Zen 4 core took 18 against 78 ms at 128 tokens, 37 / 78 at 256, 112 / 192 at 512,
-# 257 / 130 at 1,024 in bf16; 32 / 31, 77 / 52, 176 / 106, 377 / 283 in fp32 (train/probe.py).
-_EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
 
 
 def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callable[..., None]) -> Run:
@@ -69,9 +68,10 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         return from_json(Run, read_json(out / RUN_FILE))
     corpus = Path(os.path.normpath(plan_path.parent / plan.corpus))
     ranks = parallel.start(plan.layout)
-    fast_fp32 = use_fast_fp32()
-    attention = choose_attention(plan.shape, plan.layout.device, plan.layout.precision)
-    model = build_model(plan.shape, plan.seed, attention)
+    choices = settle_choices(plan, out, ranks)
+    fast_fp32 = apply_fp32(choices["fp32_products"]) == "medium"
+    model = build_model(plan.shape, plan.seed, cast(Attention, choices["attention"].value))
+    apply_compile(choices["compile"], model)
     model, spread = parallel.place_model(model, plan.layout, ranks)
     context = plan.shape.context_tokens
     source = training_batches(plan, corpus, out, ranks.data)
@@ -178,25 +178,7 @@ def build_model(shape: Shape, seed: int, attention: Attention) -> Transformer:
 
 def choose_attention(shape: Shape, device: str, precision: str = "bf16") -> Attention:
     """Written-out scores where they are faster than SDPA."""
-    return "explicit" if device == "cpu" and shape.context_tokens <= _EXPLICIT_UP_TO[precision] else "sdpa"
-
-
-def use_fast_fp32() -> bool:
-    """Let oneDNN multiply fp32 matrices where it does so at fp32 accuracy; whether it does.
-
-    "medium" hands products to oneDNN, on a Zen 4 core 2.3x as fast at the same error; a CPU with AMX would
-    round them to bf16 (relative error 4e-3 instead of 1e-7).
-    """
-    torch.set_float32_matmul_precision("highest")
-    draw = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(128, 128, generator=draw) for _ in range(2))
-    exact = left.double() @ right.double()
-    torch.set_float32_matmul_precision("medium")
-    error = ((left @ right - exact).norm() / exact.norm()).item()
-    if error > 1e-6:
-        torch.set_float32_matmul_precision("highest")
-        return False
-    return True
+    return "explicit" if device == "cpu" and shape.context_tokens <= EXPLICIT_UP_TO[precision] else "sdpa"
 
 
 def count_evaluations(tokens: int, heldout_tokens: int) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from stepladder.records import Plan, Run, to_json
+from stepladder.train.choices import Choice, choice_lines, choose, is_short, kept_choices
 from stepladder.units import JOULES_PER_KWH, format_bytes, format_count, format_seconds, format_usd
 
 EXIT_RESUME = 75
@@ -50,12 +51,16 @@ def train(
         return 0
     if tracker:
         os.environ[TRACKERS_VARIABLE] = ",".join(wanted_trackers(tracker))
+    choices = choices_of(wanted, out) if explain else {}
     if not json_output:
-        print("\n".join(cost_lines(wanted) + (layout_lines(wanted) if explain else [])))
+        print(
+            "\n".join(cost_lines(wanted) + (layout_lines(wanted) + choice_lines(choices) if explain else []))
+        )
     done = finished_run(plan, out)
     if dry_run:
         if json_output:
-            print(json.dumps({"plan": to_json(wanted), "done": done is not None}))
+            told = {"choices": to_json(list(choices.values()))} if explain else {}
+            print(json.dumps({"plan": to_json(wanted), "done": done is not None} | told))
         return 0
     if done and not json_output:
         print(f"{out} is done already.")
@@ -84,6 +89,13 @@ def cost_lines(plan: Plan) -> list[str]:
         number = numbers[key]
         costs.append(f"{text(number.value)} ({text(number.low)} to {text(number.high)})")
     return [size, "expected: " + ", ".join(costs)]
+
+
+def choices_of(plan: Plan, out: Path) -> dict[str, Choice]:
+    """What the run in `out` chose, or what it would choose from the measurements that are cached."""
+    from stepladder.plan.machine import kept_probe
+
+    return kept_choices(out) or choose(plan, {} if is_short(plan) else kept_probe())
 
 
 def layout_lines(plan: Plan) -> list[str]:

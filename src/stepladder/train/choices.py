@@ -1,0 +1,166 @@
+"""A plan and what was measured on this machine in; how its steps are computed, and why, out.
+
+Choices that change bits are kept in `choices.json` of the run's folder, so that a resumed run goes on with
+them although a later measurement would choose otherwise. No torch here.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stepladder.errors import StoreError
+from stepladder.records import Plan, from_json, to_json
+from stepladder.store import read_json, write_json
+
+CHOICES_FILE = "choices.json"
+# A run under a minute takes the rules: it is over before a better choice pays, and its bits do not hang on
+# what a cache happens to hold.
+SHORT_SECONDS = 60.0
+# Up to this context, scores written out are faster than SDPA on a CPU: forward and backward of 4 heads of 64
+# over 4,096 tokens on one Zen 4 core took 18 against 78 ms at 128 tokens, 37 / 78 at 256, 112 / 192 at 512,
+# 257 / 130 at 1,024 in bf16; 32 / 31, 77 / 52, 176 / 106, 377 / 283 in fp32 (train/probe.py).
+EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
+# Compiled blocks: 41 CPU seconds until the first step on a Zen 3 core; 11 to 26 % more tokens a second on a
+# Zen 4 core in bf16 (docs/log.md). The longer wait and the smaller gain decide.
+_COMPILE_SECONDS, _COMPILE_GAIN = 45.0, 0.11
+_COMPILERS = ("c++", "g++", "clang++")
+_EXACT = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One thing that can be done in several ways. `alternatives` are figures in the unit that `why` names."""
+
+    name: str
+    value: str
+    why: str
+    alternatives: Mapping[str, float] = field(default_factory=dict)
+    source: Literal["measured", "rule"] = "rule"
+
+
+def choose(plan: Plan, probe: Mapping[str, Any]) -> dict[str, Choice]:
+    """Choices by name. `probe` is what `train/probe.py` measured here; empty: rules alone."""
+    measured = {} if is_short(plan) else probe
+    found = (
+        _attention(plan, measured),
+        _fp32(plan, measured),
+        _compile(plan),
+        _threads(plan),
+        _allocator(plan),
+    )
+    return {choice.name: choice for choice in found}
+
+
+def is_short(plan: Plan) -> bool:
+    """Whether the run is expected to be over within a minute."""
+    return plan.numbers["seconds"].value < SHORT_SECONDS
+
+
+def kept_choices(out: Path) -> dict[str, Choice] | None:
+    """The choices that a run started with; None where it has not started. Older runs had the rules."""
+    if not (out / CHOICES_FILE).exists():
+        return None
+    rows = read_json(out / CHOICES_FILE)
+    if not isinstance(rows, list):
+        raise StoreError(f"{out / CHOICES_FILE} is not a list of choices", got=type(rows).__name__)
+    return {row["name"]: from_json(Choice, row) for row in rows}
+
+
+def keep_choices(choices: Mapping[str, Choice], out: Path) -> None:
+    """Write `choices.json`."""
+    write_json(out / CHOICES_FILE, [to_json(choice) for choice in choices.values()])
+
+
+def measured_attention(probe: Mapping[str, Any], plan: Plan) -> Mapping[str, Any] | None:
+    """The row of the probe for this plan's precision and the context nearest to its own, by factor."""
+    if plan.layout.device == "cuda":
+        gpus = probe.get("gpus") or [{}]
+        rows = gpus[0].get("attention", [])
+    else:
+        rows = probe.get("threads", {}).get("1", {}).get("attention", [])
+    rows = [row for row in rows if row["precision"] == plan.layout.precision]
+    context = plan.shape.context_tokens
+
+    def far(row: Mapping[str, Any]) -> float:
+        return max(context / row["context_tokens"], row["context_tokens"] / context)
+
+    nearest = min(rows, key=far, default=None)
+    return nearest if nearest is not None and far(nearest) < 2 else None
+
+
+def choice_lines(choices: Mapping[str, Choice]) -> list[str]:
+    """For people: a line a choice."""
+    lines = []
+    for choice in choices.values():
+        figures = ", ".join(f"{name} {figure:.4g}" for name, figure in choice.alternatives.items())
+        lines.append(
+            f"{choice.name}: {choice.value} ({choice.source}), {choice.why}"
+            + (f" [{figures}]" if figures else "")
+        )
+    return lines
+
+
+def _attention(plan: Plan, probe: Mapping[str, Any]) -> Choice:
+    precision, context = plan.layout.precision, plan.shape.context_tokens
+    row = measured_attention(probe, plan)
+    if row is not None:
+        figures = {name: 1e3 * float(row[f"{name}_seconds"]) for name in ("explicit", "sdpa")}
+        fastest = min(figures, key=lambda name: figures[name])
+        why = f"the faster of both at {row['context_tokens']} tokens, ms for 4 heads over 4,096 tokens"
+        return Choice(name="attention", value=fastest, why=why, alternatives=figures, source="measured")
+    if plan.layout.device == "cuda":
+        return Choice(name="attention", value="sdpa", why="a GPU has fused kernels for it")
+    limit = EXPLICIT_UP_TO[precision]
+    value = "explicit" if context <= limit else "sdpa"
+    why = f"context {context}; scores written out win up to {limit} tokens in {precision} on a Zen 4 core"
+    return Choice(name="attention", value=value, why=why)
+
+
+def _fp32(plan: Plan, probe: Mapping[str, Any]) -> Choice:
+    """Which kernel multiplies fp32. The worker proves "medium" exact on this CPU before it takes it."""
+    name = "fp32_products"
+    if plan.layout.device == "cuda":
+        return Choice(name=name, value="highest", why="full fp32; a lower precision would round to TF32")
+    products = probe.get("threads", {}).get(str(plan.layout.threads), {}).get("products", {})
+    if "fp32" not in products or "fp32_medium" not in products:
+        return Choice(name=name, value="medium", why="oneDNN, if a product at the start has fp32 accuracy")
+    figures = {
+        "highest": products["fp32"]["large_gflops"],
+        "medium": products["fp32_medium"]["large_gflops"],
+    }
+    error = products["fp32_medium"]["relative_error"]
+    value = "medium" if error < _EXACT else "highest"
+    why = f"medium errs by {error:.1g} (at most {_EXACT:g} is taken), GFLOP/s of large products"
+    return Choice(name=name, value=value, why=why, alternatives=figures, source="measured")
+
+
+def _compile(plan: Plan) -> Choice:
+    """Compile where what is saved, at the smaller of the measured gains, is more than the wait."""
+    name, layout, seconds = "compile", plan.layout, plan.numbers["seconds"].value
+    saved = seconds * (1 - 1 / (1 + _COMPILE_GAIN))
+    figures = {"seconds_saved": saved, "seconds_waited": _COMPILE_SECONDS * layout.processes}
+    if layout.degrees.model > 1 or layout.shard not in ("none", "ddp") or layout.recompute != "none":
+        return Choice(name=name, value="off", why="blocks are sharded, split or computed twice: not compiled")
+    if layout.device == "cpu" and not any(map(shutil.which, _COMPILERS)):
+        return Choice(name=name, value="off", why=f"no C++ compiler here ({', '.join(_COMPILERS)})")
+    if saved <= figures["seconds_waited"]:
+        return Choice(
+            name=name, value="off", why="the run is too short to earn the wait", alternatives=figures
+        )
+    why = f"{_COMPILE_GAIN:.0%} faster steps earn back the wait"
+    return Choice(name=name, value="blocks", why=why, alternatives=figures)
+
+
+def _threads(plan: Plan) -> Choice:
+    layout = plan.layout
+    why = "as the plan's layout has it; small products share badly between threads (docs/training/step.md)"
+    return Choice(name="threads", value=f"{layout.processes} x {layout.threads}", why=why)
+
+
+def _allocator(plan: Plan) -> Choice:
+    if plan.layout.device == "cuda":
+        return Choice(name="allocator", value="torch", why="PyTorch's caching allocator")
+    why = "freed activations stay with the process; else each step faults them in again"
+    return Choice(name="allocator", value="keep", why=why)
