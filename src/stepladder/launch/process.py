@@ -2,16 +2,19 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from stepladder.errors import TrainError
 from stepladder.records import Plan, Run, from_json, to_json
 from stepladder.store import read_json
+from stepladder.train.faults import SLOW
 
 # (name of the run, tokens done, tokens in all, last training loss)
 OnProgress = Callable[[str, int, int, float], None]
@@ -78,6 +81,54 @@ def stop_process(process: subprocess.Popen[Any]) -> None:
         if stream:
             with contextlib.suppress(OSError):
                 stream.close()
+
+
+def kill_tree(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and all that came from it: workers of torchrun have sessions of their own."""
+    family = [process.pid]
+    for pid in family:
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                family += [int(child) for child in children.read_text().split()]
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Listener:
+    """Kills a trainer that says nothing, not even that it is alive, for `limit_seconds`.
+
+    It has SLOW times as long for its first word. A context around one process; `hear` at every event.
+    """
+
+    def __init__(self, process: subprocess.Popen[Any], limit_seconds: float) -> None:
+        self._process, self._limit = process, limit_seconds
+        self._idle, self._factor = 0.0, SLOW
+        self._over = threading.Event()
+        self.has_killed = False
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def hear(self) -> None:
+        """It is alive."""
+        self._idle, self._factor = 0.0, 1.0
+
+    def _watch(self) -> None:
+        tick = min(1.0, self._limit / 5)
+        before = time.monotonic()
+        while not self._over.wait(tick):
+            now = time.monotonic()
+            self._idle += min(now - before, 2 * tick)  # we may have been stopped ourselves
+            before = now
+            if self._idle > self._limit * self._factor:
+                self.has_killed = True
+                kill_tree(self._process)
+                return
 
 
 def read_events(stream: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,9 @@ A checkpoint is `step-NNNNNNN/`: tensors (`state.safetensors` from one process, 
 `rng-R.safetensors` for each rank, and `manifest.json` with counters and the checksum of every file. It is
 made under a hidden name and renamed; the two newest are kept, and those that the run's `keep.json` names.
 One layout reads what another wrote.
+
+The loop waits while the tensors are copied to buffers in host memory, made once. A thread of each rank does
+the rest; the threads agree through a gloo group of their own, so that no step waits for a disk.
 """
 
 import contextlib
@@ -11,25 +14,41 @@ import hashlib
 import os
 import shutil
 import sys
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from stepladder.errors import StepladderError, StoreError, TrainError
+from stepladder.errors import StepladderError, TrainError
 from stepladder.models.shard import local
 from stepladder.store import read_json, write_json
 from stepladder.train.optim import Muon, Optimisers
 from stepladder.train.parallel import Ranks
 from stepladder.train.schedule import KEEP_FILE
+from stepladder.train.tensorfile import write_tensors
 
 _KEEP = 2
 _STATE, _DCP, _MANIFEST = "state.safetensors", "dcp", "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Snapshot:
+    """What a checkpoint is made of: copies, of one step."""
+
+    step: int
+    state: dict[str, Tensor]
+    random: dict[str, Tensor]
+    counters: dict[str, Any]
+    before_seal: Callable[[], object] | None
 
 
 class Checkpointer:
@@ -40,36 +59,59 @@ class Checkpointer:
         self._model, self._optimisers = model, optimisers
         keep = folder.parent / KEEP_FILE
         self.keep_steps = frozenset(read_json(keep)["steps"] if keep.exists() else ())
+        self._group = dist.new_group(backend="gloo") if ranks.world > 1 else None
+        self._copies: dict[str, Tensor] = {}
+        self._writer: threading.Thread | None = None
+        # The step of the newest checkpoint that is known to be whole; 0 for none.
+        self.newest_step = 0
         if ranks.rank == 0 and folder.exists():
             for left_over in folder.glob(".step-*"):
                 shutil.rmtree(left_over, ignore_errors=True)
 
-    def save(self, step: int, counters: Mapping[str, float]) -> bool:
-        """Write a checkpoint. A full disk is told on stderr and answered with False; the run can go on."""
-        temporary, final = self._folder / f".step-{step:07d}", self._folder / f"step-{step:07d}"
-        problem = ""
-        try:
-            self._write_tensors(temporary)
-        except Exception as error:  # torch wraps what the disk says in types of its own
-            problem = f"{type(error).__name__}: {error}".splitlines()[0]
-        if self._ranks.sum([1.0 if problem else 0.0])[0] == 0 and self._ranks.rank == 0:
-            try:
-                self._seal(temporary, final, counters)
-            except (OSError, StoreError) as error:
-                problem = str(error).splitlines()[0]
-        failed = self._ranks.sum([1.0 if problem else 0.0])[0] > 0
-        if failed and self._ranks.rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-            reason = problem or "another rank failed"
-            print(f"warning: no checkpoint at step {step} ({reason}); training goes on", file=sys.stderr)
-        return not failed
+    def __enter__(self) -> Self:
+        return self
 
-    def restore(self) -> dict[str, float]:
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether this rank still writes a checkpoint."""
+        return self._writer is not None and self._writer.is_alive()
+
+    def save(
+        self, step: int, counters: Mapping[str, Any], before_seal: Callable[[], object] | None = None
+    ) -> None:
+        """Copy the state as it is now and let a thread write it; one that is under way is waited for first.
+
+        `before_seal` runs on rank 0 when the tensors are on the disk: what the counters count must be there
+        too. A full disk is told on stderr, and the run can go on.
+        """
+        self.wait()
+        state = self._copy()
+        random = {"cpu": torch.get_rng_state()}
+        if self._ranks.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state()
+
+        snapshot = _Snapshot(
+            step=step, state=state, random=random, counters=dict(counters), before_seal=before_seal
+        )
+        self._writer = threading.Thread(target=self._finish, args=(snapshot,), daemon=True, name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until nothing is pending."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def restore(self) -> dict[str, Any]:
         """Load the newest intact checkpoint in place; its counters, or {} when there is none.
 
         Raises:
             TrainError: a checkpoint is intact and belongs to another model.
         """
+        self.wait()
         name = self._ranks.share(self._newest_intact() if self._ranks.rank == 0 else None)
         if name is None:
             return {}
@@ -81,6 +123,7 @@ class Checkpointer:
         else:
             self._read_whole(path / _STATE, state)
         self._restore_rng(path)
+        self.newest_step = int(manifest["counters"].get("step", 0))
         return manifest["counters"]
 
     def _state(self) -> dict[str, Tensor]:
@@ -93,28 +136,97 @@ class Checkpointer:
                 state |= {f"optim.{names[parameter]}.{key}": value for key, value in values.items()}
         return state
 
-    def _write_tensors(self, temporary: Path) -> None:
+    def _copy(self) -> dict[str, Tensor]:
+        """The state in host memory, shards as shards; complete when this returns."""
+        is_cuda = self._ranks.device.type == "cuda"
+        out = {}
+        for name, tensor in self._state().items():
+            part = local(tensor)
+            if name not in self._copies:
+                self._copies[name] = torch.empty(part.shape, dtype=part.dtype, pin_memory=is_cuda)
+            copy = self._copies[name]
+            copy.copy_(part, non_blocking=is_cuda)
+            if isinstance(tensor, DTensor):
+                # Made as it stands: `from_local` would move the copy to the mesh's device.
+                copy = DTensor(copy, tensor._spec, requires_grad=False)
+            out[name] = copy
+        if is_cuda:
+            torch.cuda.current_stream(self._ranks.device).synchronize()
+        return out
+
+    def _finish(self, snapshot: "_Snapshot") -> None:
+        """The thread of a save, on every rank."""
+        temporary = self._folder / f".step-{snapshot.step:07d}"
+        checksums: dict[str, str] = {}
+        problem = (
+            self._together(lambda: self._clear(temporary))
+            or self._together(lambda: self._write(temporary, snapshot))
+            or self._together(lambda: checksums.update(self._checksums(temporary)))
+            or self._together(lambda: self._seal(temporary, snapshot, self._merge(checksums)))
+        )
+        if not problem:
+            self.newest_step = snapshot.step
+        elif self._ranks.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            print(
+                f"warning: no checkpoint at step {snapshot.step} ({problem}); training goes on",
+                file=sys.stderr,
+            )
+
+    def _together(self, act: Callable[[], None]) -> str:
+        """Let every rank act; why one of them could not, or ""."""
+        problem = ""
+        try:
+            act()
+        except Exception as error:  # torch wraps what the disk says in types of its own
+            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        try:
+            return next(filter(None, self._gather(problem)), "")
+        except RuntimeError as error:  # a rank is gone
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+
+    def _gather(self, value: Any) -> list[Any]:
+        """The value of each rank."""
+        if self._group is None:
+            return [value]
+        values = [None] * self._ranks.world
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def _clear(self, temporary: Path) -> None:
         if self._ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        self._ranks.barrier()
-        if self._ranks.world == 1:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self._state().items()}, temporary / _STATE
-            )
+
+    def _write(self, temporary: Path, snapshot: "_Snapshot") -> None:
+        if self._group is None:
+            write_tensors(temporary / _STATE, snapshot.state)
         else:
             import torch.distributed.checkpoint as dcp
 
-            dcp.save(self._state(), checkpoint_id=temporary / _DCP)
-        random = {"cpu": torch.get_rng_state()}
-        if self._ranks.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state()
-        save_file(random, temporary / f"rng-{self._ranks.rank}.safetensors")
+            # First, since it talks to the other ranks: whatever fails here fails on all of them.
+            dcp.save(snapshot.state, checkpoint_id=temporary / _DCP, process_group=self._group)
+        write_tensors(temporary / f"rng-{self._ranks.rank}.safetensors", snapshot.random)
 
-    def _seal(self, temporary: Path, final: Path, counters: Mapping[str, float]) -> None:
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        checksums = {path.relative_to(temporary).as_posix(): _sha256(path, sync=True) for path in files}
-        write_json(temporary / _MANIFEST, {"counters": dict(counters), "sha256": checksums})
+    def _checksums(self, temporary: Path) -> dict[str, str]:
+        """Of the files that this rank wrote, put on the disk."""
+        paths = {path.relative_to(temporary).as_posix(): path for path in temporary.rglob("*")}
+        own = {name: path for name, path in paths.items() if _is_of(self._ranks.rank, name)}
+        return {name: _sha256(path, sync=True) for name, path in own.items()}
+
+    def _merge(self, checksums: dict[str, str]) -> dict[str, str]:
+        return {name: value for part in self._gather(checksums) for name, value in part.items()}
+
+    def _seal(self, temporary: Path, snapshot: "_Snapshot", checksums: Mapping[str, str]) -> None:
+        """Manifest and rename by rank 0; old checkpoints are deleted."""
+        if self._ranks.rank != 0:
+            return
+        final = self._folder / f"step-{snapshot.step:07d}"
+        if snapshot.before_seal:
+            snapshot.before_seal()
+        write_json(temporary / _MANIFEST, {"counters": snapshot.counters, "sha256": dict(checksums)})
+        for folder in (temporary / _DCP, temporary):
+            _sync_folder(folder)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
@@ -125,7 +237,9 @@ class Checkpointer:
 
     def _names(self) -> list[str]:
         """Checkpoints, newest first."""
-        return sorted((path.name for path in self._folder.glob("step-*")), reverse=True)
+        return sorted(
+            (path.name for path in self._folder.glob("step-*")), key=lambda name: int(name[5:]), reverse=True
+        )
 
     def _newest_intact(self) -> str | None:
         names = self._names()
@@ -229,6 +343,13 @@ def _damage(path: Path) -> str:
     except (OSError, StepladderError, KeyError, TypeError) as error:
         return str(error).splitlines()[0]
     return ""
+
+
+def _is_of(rank: int, name: str) -> bool:
+    """Whether a file of a checkpoint was written by `rank`; those of all together are rank 0's."""
+    if name in (_STATE, f"{_DCP}/.metadata"):
+        return rank == 0
+    return name == f"rng-{rank}.safetensors" or name.startswith(f"{_DCP}/__{rank}_")
 
 
 def _sha256(path: Path, *, sync: bool = False) -> str:

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from torch import nn
 from stepladder.records import Energy, Layout, Recipe, Run
 from stepladder.train.checkpoint import Checkpointer
 from stepladder.train.clock import StepClock, Work
+from stepladder.train.faults import FaultPolicy, Guard, Pace, Watchdog, divergence, warn
 from stepladder.train.meter import EnergyMeter, peak_rss_bytes, reset_peak
 from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, read_metrics
 from stepladder.train.objective import Objective
@@ -31,8 +32,7 @@ from stepladder.train.schedule import rate_factor
 CHECKPOINT_SECONDS = 20.0
 # The reported training loss is the mean over this share of the last steps.
 _FINAL_SHARE = 0.02
-# A run is given up when its smoothed loss, past warm-up, stands this many nats above its first loss.
-_DIVERGED_NATS, _SMOOTHING = 1.0, 0.95
+_SMOOTHING = 0.95
 # Every so many steps, and at the last, a line of metrics.jsonl also says where the time of these steps went.
 _TIMED_STEPS = 10
 
@@ -49,6 +49,31 @@ class Batches(Protocol):
 
 class Stopped(Exception):  # noqa: N818 (asked for, not an error)
     """The run was asked to stop, wrote its checkpoint, and can be resumed."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """How far a run is; with seconds, joules and the guard's memory, the counters of its checkpoints."""
+
+    step: int = 0
+    tokens: int = 0
+    consumed: int = 0
+    metrics_bytes: int = 0
+    first_loss: float = 0.0
+    smooth: float = 0.0
+
+    @classmethod
+    def of(cls, counters: Mapping[str, Any]) -> Self:
+        """Where a checkpoint with these counters stands; the beginning for {}."""
+        return cls(**{key.name: counters[key.name] for key in fields(cls) if key.name in counters})
+
+    def advance(self, tokens: int, loss: float | None) -> None:
+        """One more step; `loss` is None where it does not count."""
+        self.step += 1
+        self.tokens += tokens
+        if loss is not None:
+            self.first_loss = self.first_loss or loss
+            self.smooth = _SMOOTHING * self.smooth + (1 - _SMOOTHING) * loss if self.smooth else loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +103,7 @@ class Job:
     evaluations: int = 0
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     gauges: Gauges = field(default_factory=Gauges)
+    faults: FaultPolicy = field(default_factory=FaultPolicy)
 
 
 def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) -> Run:
@@ -87,91 +113,112 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
         Stopped: `job.stop` was set; the checkpoint is written.
         TrainError: the disk is full, or the folder's checkpoint belongs to another model.
     """
-    recipe, ranks = job.recipe, job.ranks
+    recipe, ranks, faults = job.recipe, job.ranks, job.faults
     optimisers = build_optimisers(model, recipe)
     checkpoints = Checkpointer(job.folder / "checkpoints", model, optimisers, ranks)
     past = checkpoints.restore()
-    first_step, tokens = int(past.get("step", 0)), int(past.get("tokens", 0))
-    batches.consumed = int(past.get("consumed", 0))
-    first_loss, smooth = past.get("first_loss", 0.0), past.get("smooth", 0.0)
+    at = Progress.of(past)
+    batches.consumed = at.consumed
+    guard = Guard(faults, past.get("guard", {}))
     is_main = ranks.rank == 0
-    metrics = MetricsWriter(job.folder / METRICS_FILE, int(past.get("metrics_bytes", 0))) if is_main else None
+    metrics = MetricsWriter(job.folder / METRICS_FILE, at.metrics_bytes) if is_main else None
     reset_peak()
     is_cuda = ranks.device.type == "cuda"
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(ranks.device)
     meter = EnergyMeter(past, gpu=ranks.device.index if is_cuda else None)
     clock = StepClock((lambda: torch.cuda.Event(enable_timing=True)) if is_cuda else None)
+    pace = Pace(
+        ranks.rank, ranks.world, ranks.sum, wall=job.layout.shard == "ddp" and ranks.degrees.model == 1
+    )
+    watch = Watchdog(job.folder, ranks.rank, faults.hang_seconds)
     started = saved_at = time.monotonic()
     marks = {round(job.steps * (k + 1) / (job.evaluations + 1)) for k in range(job.evaluations)} | {job.steps}
-    status = "ok"
+    status, told = "ok", {}
     model.train()
 
-    def counters(step: int) -> dict[str, float]:
-        return {
-            "step": step,
-            "tokens": tokens,
-            "consumed": batches.consumed,
-            "metrics_bytes": metrics.sync() if metrics else 0,
-            "first_loss": first_loss,
-            "smooth": smooth,
-            "seconds": past.get("seconds", 0.0) + time.monotonic() - started,
-            **meter.state(),
-        }
+    def seconds() -> float:
+        return past.get("seconds", 0.0) + time.monotonic() - started
 
-    with metrics if metrics else nullcontext():
-        for step in range(first_step + 1, job.steps + 1):
+    def counters() -> dict[str, Any]:
+        at.consumed, at.metrics_bytes = batches.consumed, metrics.num_bytes if metrics else 0
+        return asdict(at) | {"seconds": seconds(), "guard": guard.state()} | meter.state()
+
+    with watch, metrics or nullcontext(), checkpoints:
+        while at.step < job.steps and status == "ok":
             clock.mark("data")
             micro_batches = batches.next()
             clock.mark("communication")
             step_tokens = ranks.count(sum(objective.count(batch) for batch in micro_batches))
             # Gradients are means over replicas: scale so that they are means over all tokens.
             scale = ranks.replicas / step_tokens
+            pace.start()
             loss_sum = forward_backward(model, objective, micro_batches, job.layout, scale, clock.mark)
+            pace.stop()
             clock.mark("communication")
             average_gradients(model, job.layout, ranks)
             clock.mark("optimiser")
             grad_norm = clip_gradients(model, recipe.grad_clip, ranks)
 
             # One small all-reduce agrees on the loss and on what to do next, so that all ranks do the same.
-            now = time.monotonic()
-            wants_save = is_main and now - saved_at >= job.checkpoint_seconds
+            is_due = time.monotonic() - saved_at >= job.checkpoint_seconds and not checkpoints.is_pending
             clock.mark("communication")
-            total, stop, save = ranks.sum([loss_sum, float(job.stop.is_set()), float(wants_save)])
-            loss_mean = total / step_tokens
+            total, stop, save = ranks.sum([loss_sum, float(job.stop.is_set()), float(is_main and is_due)])
+            loss = total / step_tokens
             clock.mark("other")
-            first_loss = first_loss or loss_mean
-            smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss_mean if smooth else loss_mean
-            tokens += round(step_tokens)
-            status = divergence(loss_mean, grad_norm, smooth - first_loss, step)
-            factor = rate_factor(step - 1, job.steps, recipe.warmup_share, recipe.decay_share)
+            skipped = guard.judge(loss, grad_norm)
+            at.advance(round(step_tokens), None if skipped else loss)
+            factor = rate_factor(at.step - 1, job.steps, recipe.warmup_share, recipe.decay_share)
+            if not skipped:
+                status = divergence(loss, grad_norm, at.smooth - at.first_loss, at.step)
             clock.mark("optimiser")
-            if status == "ok":
+            if skipped or status != "ok":
+                model.zero_grad(set_to_none=True)
+            else:
                 optimisers.step(factor)
             clock.end(step_tokens)
             meter.tick()
+            watch.beat(at.step)
 
-            record = {"step": step, "tokens": tokens, "loss": loss_mean, "lr": recipe.hidden_lr * factor}
-            record |= {"grad_norm": grad_norm}
-            if step % _TIMED_STEPS == 0 or step == job.steps:
-                record |= clock.take(job.gauges.work, wait=step == job.steps) | memory_peaks(ranks.device)
-            if step in marks and status == "ok":
-                record |= evaluate(model, objective, job.layout)
-            elif status != "ok":
+            if guard.is_stuck:
+                with watch.slow():
+                    back = go_back(checkpoints, guard)
+                if back:
+                    told = {"rolled_back_to": back["step"], "rolled_back_from": at.step}
+                    at = Progress.of(back)  # batches go on after those that failed
+                    if metrics:
+                        metrics.cut(at.metrics_bytes)
+                        warn(f"{job.name} went back from step {told['rolled_back_from']} to {at.step}")
+                    continue
+                status = divergence(loss, grad_norm, 0.0, at.step)
+                guard.accept()
+            record = {"step": at.step, "tokens": at.tokens, "loss": loss, "lr": recipe.hidden_lr * factor}
+            record |= {"grad_norm": grad_norm} | told | pace.report(at.step)
+            told = {}
+            if skipped:
+                record |= {"skipped": skipped, "skipped_steps": guard.skipped}
+                if is_main:
+                    warn(f"{job.name} skipped step {at.step}: {skipped}")
+            if at.step % _TIMED_STEPS == 0 or at.step == job.steps:
+                record |= clock.take(job.gauges.work, wait=at.step == job.steps) | memory_peaks(ranks.device)
+            if status != "ok":
                 record |= {"heldout_loss": math.nan, "heldout_bits_per_byte": math.nan, "status": status}
-            record["seconds"] = past.get("seconds", 0.0) + time.monotonic() - started
+            elif at.step in marks:
+                with watch.slow():
+                    record |= evaluate(model, objective, job.layout)
+            record["seconds"] = seconds()
             if metrics:
                 metrics.write(record)
                 job.gauges.on_record(record)
-                job.on_step(step, tokens, loss_mean)
-            if status != "ok":
-                break
-            if (save or stop or step in checkpoints.keep_steps) and step < job.steps:
-                checkpoints.save(step, counters(step))
+                job.on_step(at.step, at.tokens, loss)
+            save = (save and not guard.in_a_row) or at.step in checkpoints.keep_steps
+            if (save or stop) and at.step < job.steps and status == "ok":
+                with watch.slow():
+                    checkpoints.save(at.step, counters(), metrics.sync if metrics else None)
                 saved_at = time.monotonic()
                 if stop:
-                    raise Stopped(f"{job.name} stopped at step {step} of {job.steps}")
-        totals = counters(job.steps)
+                    raise Stopped(f"{job.name} stopped at step {at.step} of {job.steps}")
+        totals = counters()
     names = ("joules", "estimated_joules")
     peaks = memory_peaks(ranks.device)
     joules, estimated, peak = ranks.sum([*(totals[name] for name in names), peaks["peak_bytes"]])
@@ -196,15 +243,14 @@ def memory_peaks(device: torch.device) -> dict[str, float]:
     return {"peak_bytes": allocated, "peak_reserved_bytes": reserved}
 
 
-def divergence(loss: float, grad_norm: float, risen: float, step: int) -> str:
-    """ "ok", or "diverged: " and why; `risen` is the smoothed loss minus the first."""
-    if not math.isfinite(loss):
-        return f"diverged: the loss is {loss} at step {step}"
-    if not math.isfinite(grad_norm):
-        return f"diverged: the gradient's norm is {grad_norm} at step {step}"
-    if risen > _DIVERGED_NATS:
-        return f"diverged: the loss stands {risen:.2f} nats above its start at step {step}"
-    return "ok"
+def go_back(checkpoints: Checkpointer, guard: Guard) -> dict[str, Any]:
+    """Load the last checkpoint where that is worth a try; its counters, or {}."""
+    checkpoints.wait()
+    if not guard.may_roll_back(checkpoints.newest_step):
+        return {}
+    back = checkpoints.restore()
+    guard.load(back.get("guard", {}))
+    return back
 
 
 def count_parameters(model: nn.Module, ranks: Ranks) -> int:
@@ -220,8 +266,8 @@ def _summary(model: nn.Module, job: Job, status: str, totals: dict[str, float], 
     loss = math.nan
     if job.ranks.rank == 0 and status == "ok":
         count = max(round(_FINAL_SHARE * job.steps), 1)
-        losses = [record["loss"] for record in read_metrics(path)][-count:]
-        loss = sum(losses) / len(losses)
+        losses = [record["loss"] for record in read_metrics(path) if "skipped" not in record][-count:]
+        loss = sum(losses) / len(losses) if losses else math.nan
     figures = {key: math.nan if value is None else value for key, value in last.items()}
     return Run(
         name=job.name,

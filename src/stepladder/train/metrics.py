@@ -22,8 +22,18 @@ class MetricsWriter:
         with self._told():
             # Unbuffered: a line that did not fit on the disk must not be tried again when the file closes.
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
-            self._file.truncate(_whole_lines(path, keep_bytes))
+        self.cut(keep_bytes)
+
+    def cut(self, keep_bytes: int) -> None:
+        """Forget what stands after the first `keep_bytes` bytes."""
+        with self._told():
+            self._file.truncate(_whole_lines(self._path, keep_bytes))
             self._file.seek(0, os.SEEK_END)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all lines so far."""
+        return self._file.tell()
 
     def write(self, record: Mapping[str, float | int | str]) -> None:
         """Append one line; the operating system has it when this returns."""
@@ -37,7 +47,7 @@ class MetricsWriter:
                 line = line[self._file.write(line) :]
 
     def sync(self) -> int:
-        """Put all lines on the disk; the number of bytes, for a checkpoint."""
+        """Put all lines on the disk; the number of bytes."""
         with self._told():
             os.fsync(self._file.fileno())
             return self._file.tell()

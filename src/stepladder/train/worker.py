@@ -5,7 +5,7 @@
 
 `--serve` reads jobs as JSON lines {"plan": path, "out": path} from stdin and answers with JSON lines on
 stdout, so that torch is imported once for many rungs; it ends when stdin does. Exit codes: 0 done, 2 a user
-error, 75 stopped half-way with a checkpoint (start it again).
+error, 75 stopped half-way with a checkpoint (start it again), 76 hung (`faults.Watchdog`; start it again).
 """
 
 import argparse
@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 import torch
 
@@ -34,6 +34,7 @@ from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
 from stepladder.train.choices import EXPLICIT_UP_TO
 from stepladder.train.clock import Work, work_of
+from stepladder.train.faults import FaultPolicy, hang_seconds
 from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
 from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.objective import NextToken
@@ -53,6 +54,7 @@ HELDOUT_TOKENS = 65_536
 # Evaluations before the end are made only as far as they add no more than this share of the run's cost.
 _EVALUATION_SHARE, _MOST_EVALUATIONS = 0.02, 8
 _PROGRESS_SECONDS = 0.5
+_ANSWERING = threading.Lock()
 
 
 def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callable[..., None]) -> Run:
@@ -89,6 +91,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         stop=stop,
         on_step=on_step,
         evaluations=count_evaluations(plan.tokens, len(windows) * context),
+        faults=FaultPolicy(skips_spikes=True),
     )
     work = _work(plan, ranks, "fp32_medium" if fast_fp32 else "fp32")
     with Trackers(wanted_trackers() if ranks.rank == 0 else [], out, plan) as trackers:
@@ -189,11 +192,15 @@ def count_evaluations(tokens: int, heldout_tokens: int) -> int:
 def end_with_owner(owner: int, stop: threading.Event) -> None:
     """Set `stop` when process `owner` is gone, so that no training is left without anybody who waits for it.
 
-    Watched by number, since under torchrun the owner is not the parent.
+    Watched by number, since under torchrun the owner is not the parent. When torchrun is gone, another may be
+    started in its place: this process must not go on beside it, and ends at once.
     """
+    parent = os.getppid()
 
     def watch() -> None:
         while not stop.wait(1.0):
+            if parent != owner and os.getppid() != parent:
+                os._exit(1)
             try:
                 os.kill(owner, 0)
             except ProcessLookupError:
@@ -264,12 +271,15 @@ def _train_once(plan_path: Path, out: Path, stop: threading.Event, answers: Text
     for marker in (ERROR_FILE, STOPPED_FILE):
         if is_main:
             (out / marker).unlink(missing_ok=True)
+    if is_main:
+        threading.Thread(target=_beat, args=(answers,), daemon=True).start()
     try:
         run = run_plan(plan_path, out, stop, report)
     except Stopped as stopped:
         if is_main:
             write_json(out / STOPPED_FILE, {"reason": str(stopped)})
             _answer(answers, {"event": "stopped", **where, "reason": str(stopped)})
+        parallel.finish()
         return EXIT_RESUME
     except StepladderError as error:
         if is_main:
@@ -277,11 +287,30 @@ def _train_once(plan_path: Path, out: Path, stop: threading.Event, answers: Text
             print(f"error: {error}", file=sys.stderr)
             _answer(answers, {"event": "failed", **where, "reason": str(error), **fields})
         return EXIT_USER_ERROR
-    finally:
-        parallel.finish()
+    parallel.finish()
     if is_main:
         _answer(answers, {"event": "done", **where, "run": to_json(run)})
     return 0
+
+
+def _beat(answers: TextIO) -> None:
+    """Tell the owner that this process is not frozen, whatever its main thread does."""
+    while True:
+        time.sleep(hang_seconds() / 12)
+        _answer(answers, {"event": "alive"})
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; one of several without the interpreter's own way out.
+
+    A thread that is still in a gloo collective when C++ destroys its statics calls std::terminate: exit code
+    -6 after the work was done (docs/training/faults.md). Everything has been written by now.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _reporter(answers: TextIO, where: Mapping[str, str], plan_path: Path) -> Callable[..., None]:
@@ -299,11 +328,17 @@ def _reporter(answers: TextIO, where: Mapping[str, str], plan_path: Path) -> Cal
 
 def _answer(answers: TextIO, event: Mapping[str, Any]) -> None:
     try:
-        answers.write(json.dumps(event) + "\n")
-        answers.flush()
+        with _ANSWERING:
+            answers.write(json.dumps(event) + "\n")
+            answers.flush()
     except BrokenPipeError:  # the owner is gone; the run still ends properly
         pass
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        ended = main()
+    except Exception:
+        traceback.print_exc()
+        ended = 1
+    leave(ended)
