@@ -75,8 +75,8 @@ def test_only_the_first_process_of_a_node_reads_the_packages(
     assert [energy.state()["joules"] for energy in meters] == [3.0, 0.0]
 
 
-def test_a_resumed_run_adds_up_and_an_estimate_stays_one(powercap: Path) -> None:
-    before = {"joules": 8.0, "estimated_joules": 8.0}
+@pytest.mark.parametrize("before", [{"joules": 8.0, "estimated_joules": 8.0}, {"joules": 8.0}])
+def test_a_resumed_run_adds_up_and_an_estimate_stays_one(powercap: Path, before: dict[str, float]) -> None:
     package(powercap, "intel-rapl:0", 0)
     energy = EnergyMeter(before)
     package(powercap, "intel-rapl:0", 2_000_000)

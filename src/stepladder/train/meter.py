@@ -36,8 +36,10 @@ class EnergyMeter:
         self._wants_gpu, self._gpu = gpu is not None, None if gpu is None else _open_gpu(gpu)
         self._gpu_joules = _gpu_joules(self._gpu) if self._gpu else 0.0
         self._cpu_seconds = time.process_time()
-        self._measured = before.get("joules", 0.0) - before.get("estimated_joules", 0.0)
-        self._estimated = before.get("estimated_joules", 0.0)
+        joules = before.get("joules", 0.0)
+        # Checkpoints of before sources were recorded: never let what may be an estimate look measured.
+        self._estimated = before.get("estimated_joules", joules)
+        self._measured = joules - self._estimated
         self._read_at = time.monotonic()
 
     def tick(self) -> None:
