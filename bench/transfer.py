@@ -176,9 +176,9 @@ def train_one(cell: Cell, k: int, seed: int, options: argparse.Namespace, folder
 
 
 def reference(cell: Cell, options: argparse.Namespace) -> Recipe:
-    """k = 0: the rule's rates at its own batch, whatever the run's length."""
+    """k = 0: the rule's rates at two layers and its own batch, whatever the run's depth and length."""
     width = MEASURED.base_width if options.scaling == "none" else cell.shape.width
-    shape = replace(cell.shape, width=width)
+    shape = replace(cell.shape, width=width, num_layers=MEASURED.base_layers)
     recipe = recipe_for(shape, MEASURED.base_tokens, optimiser=options.optimiser)
     return replace(recipe, batch_tokens=cell.batch)
 
@@ -190,22 +190,22 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 
 
 def print_table(cells: list[Cell], options: argparse.Namespace) -> None:
-    """One line a cell: best of the grid, vertex of the parabola, and the rule's place and regret."""
+    """One line a cell: best k, vertex of the parabola, the rule's place and regret, and that of k = 0."""
     print(
-        "cell                   runs    loss   best k  vertex  rule k  regret  losses by k (mean over seeds)"
+        "cell                   runs    loss   best k  vertex  rule k  regret  at k = 0  losses by k, mean of seeds"
     )
     for cell in cells:
         if len(cell.done) < 2:
             continue
         losses = {k: statistics.mean(by_seed.values()) for k, by_seed in sorted(cell.done.items())}
         best = min(losses, key=lambda k: losses[k])
-        vertex, least = parabola(losses, best)
+        curve = parabola(losses, best)
         at = rule_place(cell, options)
         told = "  ".join(f"{k:+d}:{loss:.4f}" for k, loss in losses.items())
         runs = sum(len(by_seed) for by_seed in cell.done.values())
-        regret = between(losses, at) / least - 1
-        print(f"{cell.name:21s}  {runs:4d}  {least:.4f}  {best:+7d}  {vertex:+6.2f}  {at:+6.2f}  "
-              f"{regret:6.2%}  {told}")  # fmt: skip
+        regret = curve.at(at) / curve.least - 1
+        print(f"{cell.name:21s}  {runs:4d}  {curve.least:.4f}  {best:+7d}  {curve.vertex:+6.2f}  {at:+6.2f}  "
+              f"{regret:6.2%}  {curve.at(0) / curve.least - 1:8.2%}  {told}")  # fmt: skip
 
 
 def rule_place(cell: Cell, options: argparse.Namespace) -> float:
@@ -214,30 +214,32 @@ def rule_place(cell: Cell, options: argparse.Namespace) -> float:
     return 2 * math.log2(given.hidden_lr / reference(cell, options).hidden_lr)
 
 
-def parabola(losses: dict[int, float], best: int) -> tuple[float, float]:
-    """Vertex and least loss of the parabola through the best and its nearest on both sides."""
-    below = [k for k in losses if k < best and math.isfinite(losses[k])]
-    above = [k for k in losses if k > best and math.isfinite(losses[k])]
-    if not below or not above:
-        return float(best), losses[best]
-    left, right = max(below), min(above)
-    x1, x2 = left - best, right - best
-    y1, y2 = losses[left] - losses[best], losses[right] - losses[best]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parabola:
+    """least + curve (k - vertex)^2; nan where three points did not give one."""
+
+    vertex: float
+    least: float
+    curve: float
+
+    def at(self, k: float) -> float:
+        """Loss at a place on or between the grid's points."""
+        return self.least + self.curve * (k - self.vertex) ** 2
+
+
+def parabola(losses: dict[int, float], best: int) -> Parabola:
+    """Through the best and the two finite points nearest to it, one on each side where there are both."""
+    finite = sorted(k for k in losses if math.isfinite(losses[k]))
+    place = min(max(finite.index(best), 1), len(finite) - 2)
+    if len(finite) < 3:
+        return Parabola(vertex=math.nan, least=losses[best], curve=math.nan)
+    left, middle, right = finite[place - 1 : place + 2]
+    x1, x2 = left - middle, right - middle
+    y1, y2 = losses[left] - losses[middle], losses[right] - losses[middle]
     curve = (y1 / x1 - y2 / x2) / (x1 - x2)
     slope = y1 / x1 - curve * x1
-    if curve <= 0:
-        return float(best), losses[best]
-    return best - slope / (2 * curve), losses[best] - slope**2 / (4 * curve)
-
-
-def between(losses: dict[int, float], k: float) -> float:
-    """Loss at a place between grid points, on a straight line; nan outside the grid."""
-    below, above = [x for x in losses if x <= k], [x for x in losses if x >= k]
-    if not below or not above:
-        return math.nan
-    left, right = max(below), min(above)
-    share = 0.0 if left == right else (k - left) / (right - left)
-    return losses[left] + share * (losses[right] - losses[left])
+    vertex, least = middle - slope / (2 * curve), losses[middle] - slope**2 / (4 * curve)
+    return Parabola(vertex=vertex, least=least, curve=curve)
 
 
 if __name__ == "__main__":
