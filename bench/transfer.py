@@ -191,9 +191,7 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 
 def print_table(cells: list[Cell], options: argparse.Namespace) -> None:
     """One line a cell: best k, vertex of the parabola, the rule's place and regret, and that of k = 0."""
-    print(
-        "cell                   runs    loss   best k  vertex  rule k  regret  at k = 0  losses by k, mean of seeds"
-    )
+    print("cell                   runs    loss   best k  vertex  rule k  regret  at k = 0  losses by k")
     for cell in cells:
         if len(cell.done) < 2:
             continue
