@@ -79,7 +79,7 @@ def test_options_follow_the_plan(make_plan: MakePlan, tmp_path: Path) -> None:
         "--requeue": "",
         "--signal": "B:USR1@120",
         "--open-mode": "append",
-        "--output": "/shared/run/slurm-%j.log",
+        "--output": "/shared/run.slurm-%j.log",
     }
     endless = {**plan.numbers, "seconds": replace(seconds, high=float("inf"))}
     with pytest.raises(PlanError, match="does not say how long"):

@@ -54,7 +54,8 @@ def slurm_script(plan: Plan, plan_path: Path, out: Path) -> str:
         "--requeue",
         f"--signal=B:USR1@{_WARNING_SECONDS}",
         "--open-mode=append",
-        f"--output={shlex.quote(str(out))}/slurm-%j.log",
+        # Beside the folder: Slurm runs no job whose log lies in a folder that is not there yet.
+        f"--output={shlex.quote(str(out))}.slurm-%j.log",
     ]
     train = shlex.join([sys.executable, "-m", "stepladder", "train", str(plan_path), "--out", str(out)])
     return _SCRIPT.format(
