@@ -16,6 +16,7 @@ from pathlib import Path
 from stepladder.plan.rates import MIN_RUNG_STEPS, with_batch
 from stepladder.records import Derived, Plan, Recipe, Shape
 from stepladder.store import read_json, write_bytes, write_json
+from stepladder.train.choices import CHOICES_FILE
 from stepladder.train.metrics import METRICS_FILE
 from stepladder.train.schedule import branch_step
 
@@ -96,6 +97,8 @@ def plant(trunk: Path, branch: Path, step: int) -> bool:
     write_json(branch / BRANCH_FILE, {"trunk": trunk.name, "step": step})
     with open(trunk / METRICS_FILE, "rb") as file:
         write_bytes(branch / METRICS_FILE, file.read(size))
+    if (trunk / CHOICES_FILE).exists():
+        write_bytes(branch / CHOICES_FILE, (trunk / CHOICES_FILE).read_bytes())
     hidden.rename(target)
     return True
 
