@@ -47,7 +47,7 @@ class Arm:
     @property
     def name(self) -> str:
         """As its folder is called."""
-        return f"w{self.shape.width:03d}-s{self.seed}-{self.optimiser}-x{self.factor:g}"
+        return f"w{self.shape.width:03d}-s{self.seed}-{self.optimiser}-x{self.factor:g}-{self.tokens}"
 
 
 def main() -> int:
@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--widths", type=int, nargs="+", default=[48, 72, 96])
     parser.add_argument("--tokens", type=int, default=400_000, help="of a run with Muon")
     parser.add_argument("--adamw-factors", type=float, nargs="+", default=[1.0, 0.5])
+    parser.add_argument("--equal-tokens", action="store_true", help="the same tokens, not seconds")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=30.0, help="no run is started after them")
     options = parser.parse_args()
@@ -68,7 +69,7 @@ def main() -> int:
     for seed in range(options.seeds):
         for width in options.widths:
             shape = shape_for_width(width, LAYERS, vocab_size=vocab, context_tokens=CONTEXT, num_heads=HEADS)
-            more = step_ratio(shape, options)
+            more = 1.0 if options.equal_tokens else step_ratio(shape, options)
             arms = [Arm(shape=shape, optimiser="muon", factor=1.0, tokens=options.tokens, seed=seed)]
             arms += [
                 Arm(shape=shape, optimiser="adamw", factor=f, tokens=round(options.tokens * more), seed=seed)
@@ -96,6 +97,8 @@ def step_ratio(shape: Shape, options: argparse.Namespace) -> float:
                 seconds[optimiser] = cpu_of_steps(plan, out)
             ratios.append(seconds["muon"] / seconds["adamw"])
         write_json(path, {"ratio": statistics.median(ratios), "all": ratios})
+        told = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
+        print(f"width {shape.width}: a step with Muon costs {told} times one with AdamW", flush=True)
     return read_json(path)["ratio"]
 
 
@@ -173,8 +176,7 @@ def print_table(losses: dict[Arm, tuple[float, float]], options: argparse.Namesp
             )
         if len(gains) > 1:
             half = T95[len(gains) - 1] * statistics.stdev(gains) / math.sqrt(len(gains))
-            ratio = step_ratio(here[0].shape, options)
-            print(f"{width:5d}: Muon {statistics.mean(gains):+.2%} ± {half:.2%} lower; its step {ratio:.2f}x")
+            print(f"{width:5d}: Muon {statistics.mean(gains):+.2%} ± {half:.2%} lower")
 
 
 if __name__ == "__main__":
