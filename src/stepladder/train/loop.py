@@ -179,7 +179,6 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             clock.end(step_tokens)
             meter.tick()
             watch.beat(at.step)
-
             if guard.is_stuck:
                 with watch.slow():
                     back = go_back(checkpoints, guard)
@@ -215,13 +214,16 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             if (save or stop) and at.step < job.steps and status == "ok":
                 with watch.slow():
                     checkpoints.save(at.step, counters(), metrics.sync if metrics else None)
+                    if stop:
+                        checkpoints.wait()
                 saved_at = time.monotonic()
                 if stop:
                     raise Stopped(f"{job.name} stopped at step {at.step} of {job.steps}")
+        with watch.slow():
+            checkpoints.wait()
         totals = counters()
-    names = ("joules", "estimated_joules")
     peaks = memory_peaks(ranks.device)
-    joules, estimated, peak = ranks.sum([*(totals[name] for name in names), peaks["peak_bytes"]])
+    joules, estimated, peak = ranks.sum([totals["joules"], totals["estimated_joules"], peaks["peak_bytes"]])
     ranks.barrier()
     return _summary(model, job, status, totals | {"peak_bytes": peak}, meter.energy(joules, estimated))
 

@@ -34,7 +34,7 @@ from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
 from stepladder.train.choices import EXPLICIT_UP_TO
 from stepladder.train.clock import Work, work_of
-from stepladder.train.faults import FaultPolicy, hang_seconds
+from stepladder.train.faults import FaultPolicy, Watchdog, hang_seconds
 from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
 from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.objective import NextToken
@@ -98,13 +98,14 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         gauges = Gauges(work=work, on_record=trackers.log)
         run = train(model, objective, source, replace(job, gauges=gauges))
         trackers.finish(to_json(run))
-    if run.status == "ok":
-        write_model(model, plan.shape, out / "model", ranks)
-        if plan.order != Order():
-            _score_sources(model, plan, corpus, out, ranks, spread)
-    if ranks.rank == 0:
-        write_json(out / RUN_FILE, to_json(run))
-    ranks.barrier()
+    with Watchdog(out, ranks.rank, hang_seconds()):
+        if run.status == "ok":
+            write_model(model, plan.shape, out / "model", ranks)
+            if plan.order != Order():
+                _score_sources(model, plan, corpus, out, ranks, spread)
+        if ranks.rank == 0:
+            write_json(out / RUN_FILE, to_json(run))
+        ranks.barrier()
     return run
 
 
