@@ -10,6 +10,7 @@ printed. `--peer-python` names an interpreter that has transformers and accelera
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -95,6 +96,8 @@ def one_round(
             print(f"  {side} failed: {(answer.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
             continue
         found[side] = json.loads(answer.stdout.strip().splitlines()[-1])
+        rate = found[side].get("tokens_per_cpu_second", math.nan)
+        print(f"  {side}: {rate:,.0f} tokens a CPU second", file=sys.stderr, flush=True)
     return found
 
 
