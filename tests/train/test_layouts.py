@@ -130,6 +130,15 @@ def test_packed_documents_in_every_kind_of_layout(write_plan: Callable[..., Path
 
 
 @pytest.mark.slow
+def test_bf16_weights_gathered_as_such(write_plan: Callable[..., Path], tmp_path: Path) -> None:
+    kinds = {name: replace(FOUR[name], precision="bf16") for name in ("fsdp x tensor", "fsdp x pipeline")}
+    train_all({write_plan("one", Layout(precision="bf16")): tmp_path / "one"}, 1)
+    train_all({write_plan(name, layout): tmp_path / name for name, layout in kinds.items()}, 4)
+    for name in kinds:
+        assert pytest.approx(losses(tmp_path / "one"), rel=3e-3) == losses(tmp_path / name)
+
+
+@pytest.mark.slow
 def test_a_tied_head_is_split_once(write_plan: Callable[..., Path], tmp_path: Path) -> None:
     tied = {"shape": SHAPE | {"tied_head": True}}
     train_all({write_plan("one", Layout(), **tied): tmp_path / "one"}, 1)

@@ -14,7 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -28,15 +33,21 @@ from torch.utils.checkpoint import checkpoint
 from stepladder.models.transformer import Attend, Transformer
 
 
-def shard_model(model: Transformer, mesh: DeviceMesh) -> Transformer:
+def shard_model(model: Transformer, mesh: DeviceMesh, precision: str) -> Transformer:
     """Shard each block, then the rest, over `mesh`; parameters become DTensors under the same names.
+
+    With "bf16" blocks gather their weights in bf16: autocast would keep a copy of every gathered weight for
+    the backward pass. Gradients are reduced in fp32, and the states between blocks stay as they are.
 
     A mesh of two dimensions holds a copy for each place of the first (HSDP). `hidden` counts as a forward
     too: losses read hidden states and the head's weight, which the root keeps whole between forward and
     backward.
     """
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for layer in model.layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "hidden")
     return model

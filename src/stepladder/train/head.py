@@ -89,7 +89,7 @@ class VocabularyHeadLoss(torch.autograd.Function):
             for rows in _row_chunks(states, matrix):
                 losses, gradient, wanted, mine = _shared_softmax(states[rows], matrix, targets[rows], group)
                 loss += losses.sum()
-                gradient[mine, wanted[mine]] -= 1
+                gradient.scatter_add_(1, wanted, -mine.to(gradient.dtype))
                 gradient = gradient.to(dtype)
                 grad_hidden[rows] = gradient @ matrix
                 grad_weight += gradient.T @ states[rows]
@@ -119,15 +119,15 @@ def vocabulary_row_losses(
 def _shared_softmax(
     states: Tensor, matrix: Tensor, targets: Tensor, group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(losses, this process's columns of the probabilities, targets among them, which rows have one here)."""
+    """(losses (N), probabilities (N, own columns), target's column (N, 1), whether it is here (N, 1))."""
     logits = (states @ matrix.T).float()
     largest = logits.amax(dim=-1)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
     logits -= largest[:, None]
-    wanted = targets - dist.get_rank(group) * len(matrix)
+    wanted = (targets - dist.get_rank(group) * len(matrix))[:, None]
     mine = (wanted >= 0) & (wanted < len(matrix))
-    target_logits = torch.zeros_like(largest)
-    target_logits[mine] = logits[mine, wanted[mine]]
+    wanted = wanted.clamp(0, len(matrix) - 1)
+    target_logits = logits.gather(1, wanted).mul_(mine).squeeze(1)
     exponentials = logits.exp_()
     sums = torch.stack((exponentials.sum(dim=-1), target_logits))
     dist.all_reduce(sums, group=group)

@@ -49,6 +49,11 @@ class Ranks:
         return outer.get_local_rank() * inner.size() + inner.get_local_rank(), outer.size() * inner.size()
 
     @property
+    def place(self) -> int:
+        """Where in the pipeline this is."""
+        return self.rank // (self.world // self.degrees.pipeline)
+
+    @property
     def is_first_of_stage(self) -> bool:
         """Whether this is the one of the processes with the same layers that writes what they have."""
         return self.rank % (self.world // self.degrees.pipeline) == 0
@@ -144,7 +149,8 @@ def finish() -> None:
 
 def place_model(model: Transformer, layout: Layout, ranks: Ranks) -> "tuple[Transformer | Pipelined, Spread]":
     """Move the model to its device, split, cut and shard it as the layout says."""
-    model.to(ranks.device)
+    if next(model.parameters()).device != ranks.device:  # also true of tensors that are only thought of
+        model.to(ranks.device)
     if layout.recompute != "none":
         recompute_blocks(model, layout.recompute)
     if ranks.mesh is None:
@@ -163,12 +169,12 @@ def place_model(model: Transformer, layout: Layout, ranks: Ranks) -> "tuple[Tran
         # Only here: it brings torch's tracing along, .9 CPU seconds and 28 MB.
         from stepladder.train.pipeline import Pipelined, cut_stages
 
-        parts = cut_stages(model, layout, ranks.mesh["pipeline"].get_local_rank())
+        parts = cut_stages(model, layout, ranks.place)
         if mesh is not None:
             for part in parts.values():
-                shard_model(part, mesh)
+                shard_model(part, mesh, layout.precision)
         return Pipelined(parts, layout, ranks.group("pipeline"), ranks.device, spread), spread
-    return (model if mesh is None else shard_model(model, mesh)), spread
+    return (model if mesh is None else shard_model(model, mesh, layout.precision)), spread
 
 
 def _state_mesh(layout: Layout, mesh: DeviceMesh) -> DeviceMesh | None:

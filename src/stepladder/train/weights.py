@@ -22,7 +22,6 @@ def write_model(model: nn.Module, shape: Shape, folder: Path, ranks: Ranks) -> N
 
     Each process of a pipeline writes what it has; rank 0 joins the files. All ranks share the file system.
     """
-    place = 0 if ranks.mesh is None else ranks.mesh["pipeline"].get_local_rank()
     is_writer = ranks.is_first_of_stage
     weights: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
@@ -35,7 +34,7 @@ def write_model(model: nn.Module, shape: Shape, folder: Path, ranks: Ranks) -> N
         shutil.rmtree(parts, ignore_errors=True)
     ranks.barrier()
     if is_writer:
-        _save(weights, parts / f"{place}.safetensors")
+        _save(weights, parts / f"{ranks.place}.safetensors")
     ranks.barrier()
     if ranks.rank == 0:
         _join(parts, shape, folder)

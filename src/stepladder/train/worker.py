@@ -39,6 +39,7 @@ from stepladder.train.heldout import bytes_of_tokens, score_documents, write_sco
 from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.objective import NextToken
 from stepladder.train.precision import autocast
+from stepladder.train.room import check_room, free_memory
 from stepladder.train.settle import apply_compile, apply_fp32, settle_choices
 from stepladder.train.settle import use_fast_fp32 as use_fast_fp32
 from stepladder.train.source import packed, training_batches
@@ -70,6 +71,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         return from_json(Run, read_json(out / RUN_FILE))
     corpus = Path(os.path.normpath(plan_path.parent / plan.corpus))
     ranks = parallel.start(plan.layout)
+    check_room(plan, torch.cuda.mem_get_info()[0] if ranks.device.type == "cuda" else free_memory())
     choices = settle_choices(plan, out, ranks)
     fast_fp32 = apply_fp32(choices["fp32_products"]) == "medium"
     model = build_model(plan.shape, plan.seed, cast(Attention, choices["attention"].value))

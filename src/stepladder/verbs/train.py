@@ -58,9 +58,9 @@ def train(
         )
     done = finished_run(plan, out)
     if dry_run:
-        if json_output:
-            told = {"choices": to_json(list(choices.values()))} if explain else {}
-            print(json.dumps({"plan": to_json(wanted), "done": done is not None} | told))
+        told: dict[str, Any] = {"plan": to_json(wanted), "done": done is not None}
+        told |= {"choices": to_json(list(choices.values()))} if explain else {}
+        _end_dry_run(plan, wanted, told if json_output else None)
         return 0
     if done and not json_output:
         print(f"{out} is done already.")
@@ -74,6 +74,17 @@ def train(
     last = last_line(out / METRICS_FILE)
     print(json.dumps(to_json(run)) if json_output else "\n".join(run_lines(run, last)))
     return 0
+
+
+def _end_dry_run(path: Path, plan: Plan, told: dict[str, Any] | None) -> None:
+    """Build a layout of several processes in pretence, and print it, as JSON with what is `told`."""
+    from stepladder.launch.pretend import pretend, pretend_lines
+
+    built = pretend(path) if plan.layout.processes > 1 else None
+    if told is not None:
+        print(json.dumps(told | ({"layout": built} if built else {})))
+    elif built:
+        print("\n".join(pretend_lines(built)))
 
 
 def cost_lines(plan: Plan) -> list[str]:

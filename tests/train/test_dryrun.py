@@ -1,0 +1,64 @@
+"""Layouts that are only thought of: memory by term equals what the shape says, collectives are counted."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stepladder.errors import TrainError
+from stepladder.launch.pretend import pretend, pretend_lines
+from stepladder.models.count import count_params
+from stepladder.records import Degrees, Layout, Plan, from_json, to_json
+
+pytestmark = pytest.mark.dist
+MakePlan = Callable[..., Path]
+
+
+@pytest.fixture
+def write(make_plan: MakePlan) -> Callable[..., Path]:
+    def with_layout(layout: Layout, **shape: int) -> Path:
+        path = make_plan(layout=layout, batch_tokens=64 * 32)
+        plan = from_json(Plan, json.loads(path.read_text()))
+        sizes = {"num_layers": 8, "num_heads": 4, "num_kv_heads": 4, "ffn_width": 64} | shape
+        path.write_text(json.dumps(to_json(replace(plan, shape=replace(plan.shape, **sizes)))))
+        return path
+
+    return with_layout
+
+
+def test_sixty_four_processes_on_this_one(write: Callable[..., Path]) -> None:
+    degrees = Degrees(tensor=4, pipeline=2, context=2)
+    path = write(Layout(processes=64, nodes=8, shard="fsdp", degrees=degrees, micro_batch_sequences=2))
+    shape = from_json(Plan, json.loads(path.read_text())).shape
+    found = pretend(path)
+    assert {"pipeline": 2, "replicate": 1, "shard": 4, "context": 2, "tensor": 4} == found["mesh"]
+    first, last = found["stages"]
+    assert [0, 32] == [first["rank"], last["rank"]]
+    # Norm gains are whole in a tensor group and sharded over the 8 processes of shard and context.
+    gains = 4 * (2 * shape.width + 2 * shape.head_dim)
+    matrices = (count_params(shape).nonembed - 2 * gains - shape.width) / 2
+    table = shape.vocab_size * shape.width
+    expected = 4 * ((matrices + table) / (4 * 8) + gains / 8)
+    assert expected == first["memory_bytes"]["parameters"] == first["memory_bytes"]["gradients"]
+    # AdamW keeps two values for each parameter, and a count of steps for each tensor.
+    tensors = 4 * 11 + 1
+    assert 2 * expected + 4 * tensors == first["memory_bytes"]["optimiser"]
+    assert expected + 4 * shape.width / 8 == last["memory_bytes"]["parameters"]
+    # 16 sequences a replica in micro-batches of 2: the first stage holds two of them, the last one.
+    assert 8 == first["micro_batches"]
+    assert first["memory_bytes"]["activations"] > last["memory_bytes"]["activations"]
+    # Each block gathers before attention and before the feed-forward, in both passes; the embedding scatters.
+    calls = first["collectives"]["tensor all_gather"]["calls"]
+    assert 8 * (4 * 2 + 4 * 2 + 1) == calls
+    assert "pipeline send" in first["collectives"]
+    assert "tensor all_reduce" in last["collectives"]  # the softmax over a split vocabulary
+    told = pretend_lines(found)
+    assert told[0].startswith("layout: 64 processes, pipeline 2 x shard 4 x context 2 x tensor 4; built in")
+
+
+def test_a_layout_that_cannot_be_is_one_clear_error(write: Callable[..., Path]) -> None:
+    path = write(Layout(processes=64, shard="fsdp", degrees=Degrees(tensor=8)))
+    with pytest.raises(TrainError, match="num_heads = 4 is not a multiple of tensor 8"):
+        pretend(path)
