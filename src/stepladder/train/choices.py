@@ -53,9 +53,15 @@ def choose(plan: Plan, probe: Mapping[str, Any]) -> dict[str, Choice]:
     return {choice.name: choice for choice in found}
 
 
+def expected_seconds(plan: Plan) -> float:
+    """What the plan expects; 0 where it does not say (a run that is made to find that out is short)."""
+    number = plan.numbers.get("seconds")
+    return number.value if number and number.value > 0 else 0.0
+
+
 def is_short(plan: Plan) -> bool:
     """Whether the run is expected to be over within a minute."""
-    return plan.numbers["seconds"].value < SHORT_SECONDS
+    return expected_seconds(plan) < SHORT_SECONDS
 
 
 def kept_choices(out: Path) -> dict[str, Choice] | None:
@@ -138,7 +144,7 @@ def _fp32(plan: Plan, probe: Mapping[str, Any]) -> Choice:
 
 def _compile(plan: Plan) -> Choice:
     """Compile where what is saved, at the smaller of the measured gains, is more than the wait."""
-    name, layout, seconds = "compile", plan.layout, plan.numbers["seconds"].value
+    name, layout, seconds = "compile", plan.layout, expected_seconds(plan)
     saved = seconds * (1 - 1 / (1 + _COMPILE_GAIN))
     figures = {"seconds_saved": saved, "seconds_waited": _COMPILE_SECONDS * layout.processes}
     if layout.degrees.model > 1 or layout.shard not in ("none", "ddp") or layout.recompute != "none":

@@ -11,7 +11,15 @@ from stepladder.models.fused import compile_blocks
 from stepladder.models.transformer import Transformer
 from stepladder.plan.machine import kept_probe
 from stepladder.records import Plan
-from stepladder.train.choices import Choice, choose, is_short, keep_choices, kept_choices, measured_attention
+from stepladder.train.choices import (
+    Choice,
+    choose,
+    expected_seconds,
+    is_short,
+    keep_choices,
+    kept_choices,
+    measured_attention,
+)
 from stepladder.train.parallel import Ranks
 from stepladder.train.probe import attention_seconds
 
@@ -73,7 +81,7 @@ def _made(plan: Plan, out: Path) -> dict[str, Choice]:
         return choices | {"compile": off}
     probe = {} if is_short(plan) else kept_probe()
     context, layout = plan.shape.context_tokens, plan.layout
-    is_long = plan.numbers["seconds"].value >= _WORTH_MEASURING_SECONDS
+    is_long = expected_seconds(plan) >= _WORTH_MEASURING_SECONDS
     if is_long and measured_attention(probe, plan) is None and context <= _MOST_CONTEXT:
         rows = attention_seconds(_MEASURING_SECONDS, layout.device, (layout.precision,), (context,))
         probe = {**probe, "gpus": [{"attention": rows}]} if layout.device == "cuda" else _with(probe, rows)

@@ -54,7 +54,7 @@ PLAN_FILE, RUN_FILE, ERROR_FILE, STOPPED_FILE = "plan.json", "run.json", "error.
 HELDOUT_TOKENS = 65_536
 # Evaluations before the end are made only as far as they add no more than this share of the run's cost.
 _EVALUATION_SHARE, _MOST_EVALUATIONS = 0.02, 8
-_PROGRESS_SECONDS = 0.5
+_PROGRESS_SECONDS, _HEAR_RANK_0_SECONDS = 0.5, 5.0
 _ANSWERING = threading.Lock()
 
 
@@ -289,6 +289,9 @@ def _train_once(plan_path: Path, out: Path, stop: threading.Event, answers: Text
             fields = {key: getattr(error, key) for key in ("wrong", "got", "allowed", "next_command")}
             print(f"error: {error}", file=sys.stderr)
             _answer(answers, {"event": "failed", **where, "reason": str(error), **fields})
+        else:
+            # torchrun ends all with the first that ends: rank 0 has something to say.
+            time.sleep(_HEAR_RANK_0_SECONDS)
         return EXIT_USER_ERROR
     parallel.finish()
     if is_main:
