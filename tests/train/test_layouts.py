@@ -46,6 +46,8 @@ FOUR = {
         processes=4, shard="fsdp", degrees=Degrees(tensor=2), recompute="full", micro_batch_sequences=2
     ),
 }
+# What is trained in every run of the tests; the others are slow.
+OFTEN = ("hsdp", "fsdp x pipeline", "context x tensor", "fsdp x tensor, recomputed, two micro-batches")
 SHAPE = {"num_layers": 4, "num_heads": 4, "num_kv_heads": 2}
 
 
@@ -103,7 +105,19 @@ def assert_same(one: Path, other: Path) -> None:
     assert params[0] == params[1]
 
 
-@pytest.mark.parametrize(("processes", "layouts"), [(2, TWO), (4, FOUR)])
+@pytest.mark.parametrize(
+    ("processes", "layouts"),
+    [
+        pytest.param(2, TWO, id="two"),
+        pytest.param(4, {name: FOUR[name] for name in OFTEN}, id="four"),
+        pytest.param(
+            4,
+            {name: layout for name, layout in FOUR.items() if name not in OFTEN},
+            id="four, the others",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_every_layout_trains_as_one_process(
     write_plan: Callable[..., Path], tmp_path: Path, processes: int, layouts: Mapping[str, Layout]
 ) -> None:

@@ -35,7 +35,11 @@ def losses(out: Path) -> list[float]:
 
 @pytest.mark.parametrize(
     ("shard", "optimiser"),
-    [("fsdp", "adamw"), ("ddp", "adamw"), pytest.param("fsdp", "muon", marks=pytest.mark.slow)],
+    [
+        ("fsdp", "adamw"),
+        pytest.param("ddp", "adamw", marks=pytest.mark.slow),  # in test_layouts.py each time
+        pytest.param("fsdp", "muon", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_train_as_one(make_plan: MakePlan, tmp_path: Path, shard: str, optimiser: str) -> None:
     two = Layout(processes=2, shard=shard)  # type: ignore[arg-type]
