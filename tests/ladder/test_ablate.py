@@ -120,7 +120,9 @@ def test_noise_is_told_from_text_and_the_same_command_does_nothing_more(
     rows = {row["part"]: row for row in result["differences"]}
     assert list(rows) == ["all", "all but noise", "source noise"]
     # Held-out text is half noise, and to have seen noise helps with that alone.
-    assert rows["all"]["verdict"] == rows["source noise"]["verdict"] == "helps"
+    # (Two pairs: how sure that is hangs on the draw, how large it is does not.)
+    assert rows["all"]["difference"] > 1
+    assert rows["source noise"]["difference"] > 1
     assert rows["all but noise"]["difference"] < 0.2 * rows["source noise"]["difference"]
     assert rows["all"]["documents"] == rows["all but noise"]["documents"] + rows["source noise"]["documents"]
     assert "leave out the source unless its own text is wanted: it harms" in ablation_text(result)
