@@ -45,13 +45,14 @@ class Supervised:
             f"run_plan(Path({str(plan)!r}), Path({str(out)!r}), quiet=True)"
         )
         path = os.pathsep.join([str(site), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-        self.out = out
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", script],
-            env=os.environ | {"PYTHONPATH": path, HANG_VARIABLE: str(hang), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.out, self._told = out, site / "stderr.txt"
+        # A file: a pipe that nobody reads is full after some tracebacks, and torchrun waits for it.
+        with self._told.open("w") as told:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", script],
+                env=os.environ | {"PYTHONPATH": path, HANG_VARIABLE: str(hang), "OMP_NUM_THREADS": "1"},
+                stderr=told,
+            )
 
     def workers(self) -> list[int]:
         """Processes that train, by rank."""
@@ -85,8 +86,7 @@ class Supervised:
         return True
 
     def end(self) -> tuple[int, str]:
-        _, told = self.process.communicate()
-        return self.process.returncode, told
+        return self.process.wait(), self._told.read_text()
 
 
 def steps(out: Path) -> int:
