@@ -12,13 +12,13 @@ import argparse
 import math
 import os
 import statistics
-import threading
 import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from once import train_once
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.ladder.branches import Branch, find_branches, plant, share_recipes
@@ -26,9 +26,8 @@ from stepladder.ladder.design import Rung
 from stepladder.ladder.run import rung_plans
 from stepladder.models.shape import shape_for_width
 from stepladder.plan.rates import recipe_for
-from stepladder.records import Layout, Plan, Run, from_json, to_json
-from stepladder.store import read_json, write_json
-from stepladder.train import worker
+from stepladder.records import Layout, Plan
+from stepladder.store import write_json
 from stepladder.train.schedule import KEEP_FILE
 
 CONTEXT, LAYERS = 64, 2
@@ -78,26 +77,18 @@ def train_group(
     for branch in order:
         out = folder / "branch" / branch.plan.name
         plant(folder / "branch" / trunk.plan.name, out, branch.step)
-        found[branch.plan.name] = train_once(branch.plan, out, end)
-    alone = {plan.name: train_once(plan, folder / "own" / plan.name, end) for plan in own}
+        found[branch.plan.name] = bits_and_seconds(branch.plan, out, end)
+    alone = {plan.name: bits_and_seconds(plan, folder / "own" / plan.name, end) for plan in own}
     if None in [*found.values(), *alone.values()]:
         return []
     pairs = zip(own, branches, strict=True)
     return [(plan, branch, alone[plan.name], found[plan.name]) for plan, branch in pairs]  # type: ignore[misc]
 
 
-def train_once(plan: Plan, out: Path, end: float) -> tuple[float, float] | None:
+def bits_and_seconds(plan: Plan, out: Path, end: float) -> tuple[float, float] | None:
     """Held-out bits per byte and CPU seconds of a run, or None when it is not there and time is up."""
-    if not (out / "cpu.json").exists():
-        if time.monotonic() > end:
-            return None
-        write_json(out / "plan.json", to_json(plan))
-        started = time.process_time()
-        run = worker.run_plan(out / "plan.json", out, threading.Event(), lambda *_: None)
-        write_json(out / "cpu.json", {"seconds": time.process_time() - started})
-        print(f"{out}: {run.heldout_bits_per_byte:.4f}", flush=True)
-    run = from_json(Run, read_json(out / "run.json"))
-    return run.heldout_bits_per_byte, read_json(out / "cpu.json")["seconds"]
+    found = train_once(plan, out, end)
+    return found and (found[0].heldout_bits_per_byte, found[1])
 
 
 def print_table(rows: list[tuple[Plan, Branch, tuple[float, float], tuple[float, float]]]) -> None:

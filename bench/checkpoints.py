@@ -7,8 +7,10 @@ returns, and those until the checkpoint is whole, in one run; the blocking figur
 if it waited for the second. The first save also makes the buffers and is left out. One JSON line a case.
 """
 
+import argparse
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -63,7 +65,7 @@ def measure(processes: int) -> None:
         case |= {"stall_ms": round(1e3 * stall), "blocking_ms": round(1e3 * whole)}
         case |= {"first_stall_ms": round(1e3 * stalls[0]), "share": round(stall / whole, 3)}
         print(json.dumps(case | {"torch": torch.__version__}), flush=True)
-        subprocess.run(["rm", "-r", str(folder)], check=True)
+        shutil.rmtree(folder)
     ranks.barrier()
     parallel.finish()
     sys.stdout.flush()
@@ -79,7 +81,7 @@ def main() -> None:
         shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks = [
             subprocess.Popen(
-                [sys.executable, __file__, str(processes)],
+                [sys.executable, __file__, "--rank-of", str(processes)],
                 env=os.environ
                 | shared
                 | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
@@ -91,7 +93,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(int(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rank-of", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rank_of:
+        measure(options.rank_of)
     else:
         main()

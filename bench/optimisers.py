@@ -20,11 +20,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from once import train_once
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.shape import shape_for_width
 from stepladder.plan.rates import recipe_for
-from stepladder.records import Derived, Layout, Plan, Recipe, Run, Shape, from_json, to_json
+from stepladder.records import Derived, Layout, Plan, Recipe, Shape, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import worker
 
@@ -76,7 +77,7 @@ def main() -> int:
                 for f in options.adamw_factors
             ]
             for arm in arms:
-                result = train_once(arm, options, end)
+                result = nats_and_seconds(arm, options, end)
                 if result:
                     losses[arm] = result
     print_table(losses, options)
@@ -126,22 +127,13 @@ def plan_of(shape: Shape, recipe: Recipe, tokens: int, seed: int, options: argpa
     )
 
 
-def train_once(arm: Arm, options: argparse.Namespace, end: float) -> tuple[float, float] | None:
+def nats_and_seconds(arm: Arm, options: argparse.Namespace, end: float) -> tuple[float, float] | None:
     """Held-out nats per token and CPU seconds; None when it is not there and time is up."""
-    out = options.out / arm.name
-    if not (out / "cpu.json").exists():
-        if time.monotonic() > end:
-            return None
-        recipe = recipe_for(arm.shape, arm.tokens, optimiser=arm.optimiser)  # type: ignore[arg-type]
-        rates = {name: getattr(recipe, name) * arm.factor for name in ("embed_lr", "head_lr", "hidden_lr")}
-        recipe = replace(recipe, **rates)
-        write_json(out / "plan.json", to_json(plan_of(arm.shape, recipe, arm.tokens, arm.seed, options)))
-        started = time.process_time()
-        run = worker.run_plan(out / "plan.json", out, threading.Event(), lambda *_: None)
-        write_json(out / "cpu.json", {"seconds": time.process_time() - started})
-        print(f"{arm.name}: {run.heldout_loss:.4f}", flush=True)
-    run = from_json(Run, read_json(out / "run.json"))
-    return run.heldout_loss, read_json(out / "cpu.json")["seconds"]
+    recipe = recipe_for(arm.shape, arm.tokens, optimiser=arm.optimiser)  # type: ignore[arg-type]
+    rates = {name: getattr(recipe, name) * arm.factor for name in ("embed_lr", "head_lr", "hidden_lr")}
+    plan = plan_of(arm.shape, replace(recipe, **rates), arm.tokens, arm.seed, options)
+    found = train_once(plan, options.out / arm.name, end)
+    return found and (found[0].heldout_loss, found[1])
 
 
 def print_table(losses: dict[Arm, tuple[float, float]], options: argparse.Namespace) -> None:

@@ -30,11 +30,15 @@ from stepladder.plan.rates import recipe_for
 from stepladder.records import Derived, Layout, Order, Plan, to_json
 from stepladder.store import write_json
 from stepladder.train import worker
+from stepladder.train.choices import usual_attention
 from stepladder.train.heldout import bytes_of_tokens, score_documents
 from stepladder.train.objective import NextToken
 from stepladder.train.optim import build_optimisers
-from stepladder.train.parallel import Ranks, autocast
+from stepladder.train.parallel import Ranks
+from stepladder.train.precision import autocast
+from stepladder.train.settle import use_fast_fp32
 from stepladder.train.source import packed, training_batches
+from stepladder.train.spread import Spread
 
 ROUNDS, STEPS = 9, 4
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -95,8 +99,8 @@ def plan_of(options: argparse.Namespace, folder: Path) -> Plan:
 
 def compare_speed(plan: Plan, corpus: Path, folder: Path) -> float:
     """Print predicted tokens per CPU second of both; the median ratio, documents to windows."""
-    worker.use_fast_fp32()
-    attention = worker.choose_attention(plan.shape, "cpu", plan.layout.precision)
+    use_fast_fp32()
+    attention = usual_attention(plan.shape.context_tokens, "cpu", plan.layout.precision)
     model = worker.build_model(plan.shape, 0, attention)
     optimisers = build_optimisers(model, plan.recipe)
     objective = NextToken(None, None, 1.0, ALONE)  # type: ignore[arg-type]
@@ -136,13 +140,13 @@ def train_one(plan: Plan, scale: float, corpus: Path, folder: Path) -> str:
     started = time.process_time()
     run = worker.run_plan(folder / f"{out.name}.json", out, threading.Event(), lambda *_: None)
     seconds = time.process_time() - started
-    model = Transformer(plan.shape, worker.choose_attention(plan.shape, "cpu", plan.layout.precision))
+    model = Transformer(plan.shape, usual_attention(plan.shape.context_tokens, "cpu", plan.layout.precision))
     model.load_state_dict(load_file(out / "model" / "model.safetensors"))
     split = open_split(corpus, "heldout")
     packing = packed(split, corpus, folder, plan.shape.context_tokens)
     with autocast(plan.layout):
         started_scoring = time.process_time()
-        scores = score_documents(model, split, packing, bytes_of_tokens(corpus), ALONE)
+        scores = score_documents(model, split, packing, bytes_of_tokens(corpus), ALONE, Spread())
         scoring = time.process_time() - started_scoring
     bits = scores["nats"].sum() / math.log(2) / scores["num_bytes"].sum()
     return (

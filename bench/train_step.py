@@ -26,7 +26,7 @@ from stepladder.models.transformer import Transformer
 from stepladder.records import Recipe, Shape
 from stepladder.train.head import HeadLoss
 from stepladder.train.optim import build_optimisers
-from stepladder.train.worker import use_fast_fp32
+from stepladder.train.settle import use_fast_fp32
 
 CONTEXT, BATCH_SEQUENCES, VOCABULARY = 128, 16, 2048
 ROUNDS, STEPS = 9, 4

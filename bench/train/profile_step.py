@@ -23,9 +23,11 @@ from stepladder.data.tokens.shards import open_split
 from stepladder.records import Layout
 from stepladder.train import worker
 from stepladder.train.batches import BatchSource
+from stepladder.train.choices import usual_attention
 from stepladder.train.head import HeadLoss
 from stepladder.train.optim import build_optimisers
 from stepladder.train.precision import autocast
+from stepladder.train.settle import use_fast_fp32
 
 # Names of PyTorch's operations begin with these; the first that fits counts, the rest is elementwise work.
 PARTS = {
@@ -50,7 +52,7 @@ def main() -> int:
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp32"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    worker.use_fast_fp32()
+    use_fast_fp32()
     for name in options.case:
         with tempfile.TemporaryDirectory() as folder:
             write_corpus(CASES[name], Path(folder))
@@ -62,7 +64,7 @@ def main() -> int:
 def show(name: str, case: Case, corpus: Path, precision: str) -> None:
     """Run a step to warm up and a few under the profiler."""
     layout = Layout(precision="bf16" if precision == "bf16" else "fp32")
-    model = worker.build_model(case.shape, 0, worker.choose_attention(case.shape, "cpu", precision))
+    model = worker.build_model(case.shape, 0, usual_attention(case.shape.context_tokens, "cpu", precision))
     optimisers = build_optimisers(model, plan_of(case, corpus, 1, layout).recipe)
     source = BatchSource(open_split(corpus, "train"), case.context, case.sequences, 0)
 

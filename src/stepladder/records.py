@@ -138,7 +138,6 @@ class Degrees:
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
-    expert: int = 1
     shard_group: int = 1
     schedule: Literal["1f1b", "gpipe", "interleaved", "zero_bubble", "zbv"] = "1f1b"
     stages: int = 1

@@ -10,7 +10,7 @@ from stepladder.models.count import count_params
 from stepladder.models.shape import shape_for_width
 from stepladder.plan.memory import memory_need
 from stepladder.plan.rates import recipe_for
-from stepladder.records import Layout, to_json
+from stepladder.records import Degrees, Layout, to_json
 
 GPU = Layout(device="cuda", processes=8, precision="bf16", shard="ddp", micro_batch_sequences=1)
 
@@ -35,6 +35,18 @@ def test_unsharded_states_are_sixteen_bytes_a_parameter_and_fsdp_divides_them():
     assert sum(whole.terms[name] for name in names) == 16 * count_params(shape).total
     assert sum(sharded.terms[name] for name in names) == 2 * count_params(shape).total
     assert sharded.total.value < whole.total.value
+
+
+def test_groups_hold_their_own_state_and_context_shares_it():
+    from dataclasses import replace
+
+    groups = replace(GPU, shard="hsdp", degrees=Degrees(shard_group=4))
+    context = replace(GPU, shard="fsdp", degrees=Degrees(context=2))
+    params = count_params(shape_for_width(1024, vocab_size=32_768, context_tokens=1024)).total
+    for layout, held in ((groups, 4), (context, 8)):
+        terms = need(layout).terms
+        assert 16 * params / held == sum(terms[name] for name in ("weights", "gradients", "optimiser"))
+        assert "gathered_layers" in terms
 
 
 def test_smaller_micro_batches_and_recompute_need_less():

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
+from stepladder.errors import TrainError
 from stepladder.records import Degrees, Layout, Order, Plan, from_json, to_json
 from stepladder.train.metrics import read_metrics
 from stepladder.train.worker import run_plan
@@ -93,7 +94,10 @@ def losses(out: Path) -> list[float]:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    assert pytest.approx(losses(one), rel=1e-5) == losses(other)
+    pairs = zip(losses(one), losses(other), strict=True)
+    largest = max(abs(theirs - ours) / ours for ours, theirs in pairs)
+    print(f"{other.name}: largest relative difference of a step's loss {largest:.1e}")
+    assert largest <= 1e-5
     last, found = (list(read_metrics(out / "metrics.jsonl"))[-1] for out in (one, other))
     assert pytest.approx(last["heldout_loss"], rel=1e-5) == found["heldout_loss"]
     assert pytest.approx(last["in_context_score"], abs=1e-4) == found["in_context_score"]
@@ -195,8 +199,6 @@ def test_a_checkpoint_goes_on_in_any_other_layout(
 
 
 def test_impossible_layouts_say_all_reasons(write_plan: Callable[..., Path], tmp_path: Path) -> None:
-    from stepladder.errors import TrainError
-
     tall: dict[str, Any] = {"shape": {"num_layers": 3, "num_heads": 3, "num_kv_heads": 1, "tied_head": True}}
     layout = Layout(processes=16, degrees=Degrees(tensor=2, pipeline=4, schedule="zbv"))
     with pytest.raises(TrainError) as caught:

@@ -22,6 +22,7 @@ from stepladder.records import Degrees, Layout, Run, Shape, from_json
 from stepladder.train import worker
 from stepladder.train.loop import Stopped, divergence
 from stepladder.train.metrics import read_metrics
+from stepladder.train.settle import use_fast_fp32
 
 MakePlan = Callable[..., Path]
 COMMAND = [sys.executable, "-m", "stepladder.train.worker"]
@@ -285,7 +286,7 @@ def test_serve_answers_job_by_job(make_plan: MakePlan, tmp_path: Path) -> None:
 
 
 def test_fast_fp32_keeps_fp32_accuracy() -> None:
-    worker.use_fast_fp32()
+    use_fast_fp32()
     left, right = torch.randn(64, 512), torch.randn(512, 64)
     exact = left.double() @ right.double()
     assert ((left @ right - exact).norm() / exact.norm()).item() < 1e-6

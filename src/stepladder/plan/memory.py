@@ -10,6 +10,7 @@ from stepladder.models.count import (
     state_bytes,
 )
 from stepladder.plan.derive import Z80, probability_above
+from stepladder.plan.layout import mesh_sizes
 from stepladder.records import Derived, Layout, Recipe, Shape
 from stepladder.units import format_bytes
 
@@ -47,20 +48,22 @@ def memory_need(shape: Shape, recipe: Recipe, layout: Layout, available: float) 
     degrees = layout.degrees
     model_parallel = degrees.tensor * degrees.pipeline
     replicas = max(layout.processes // degrees.model, 1)
-    shards = layout.processes // degrees.pipeline if layout.shard == "fsdp" else 1
-    held = max(shards, 1) * (1 if layout.shard == "fsdp" else model_parallel)
+    is_sharded, sizes = layout.shard in ("fsdp", "hsdp"), mesh_sizes(layout)
+    # Shards lie over context-parallel processes, too; what tensor parallelism splits is sharded further.
+    shards = sizes.shard * sizes.context * sizes.tensor if is_sharded else degrees.tensor
+    held = shards * degrees.pipeline
     terms: dict[str, float] = {
         name: amount / held for name, amount in state_bytes(shape, recipe.optimiser).items()
     }
     total_params = count_params(shape).total
-    if layout.shard == "fsdp":
+    if is_sharded:
         # Two gathered layers at a time: the one computed and the one fetched ahead.
         layer = count_params(shape).nonembed / shape.num_layers
         value = 2 if layout.precision == "bf16" else 4
         terms["gathered_layers"] = 2 * value * layer + value * shape.vocab_size * shape.width
     elif layout.shard == "ddp":
         terms["gradient_buckets"] = 4 * total_params / model_parallel
-    if layout.precision == "bf16" and layout.shard != "fsdp":
+    if layout.precision == "bf16" and not is_sharded:
         terms["bf16_copies"] = autocast_copy_bytes(shape) / model_parallel
     sequences = layout.micro_batch_sequences or max(
         recipe.batch_tokens // shape.context_tokens // replicas, 1

@@ -21,7 +21,7 @@ SHORT_SECONDS = 60.0
 # Up to this context, scores written out are faster than SDPA on a CPU: forward and backward of 4 heads of 64
 # over 4,096 tokens on one Zen 4 core took 18 against 78 ms at 128 tokens, 37 / 78 at 256, 112 / 192 at 512,
 # 257 / 130 at 1,024 in bf16; 32 / 31, 77 / 52, 176 / 106, 377 / 283 in fp32 (train/probe.py).
-EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
+_EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
 # Compiled blocks: 41 CPU seconds until the first step on a Zen 3 core; 11 to 26 % more tokens a second on a
 # Zen 4 core in bf16 (docs/log.md). The longer wait and the smaller gain decide.
 _COMPILE_SECONDS, _COMPILE_GAIN = 45.0, 0.11
@@ -51,6 +51,11 @@ def choose(plan: Plan, probe: Mapping[str, Any]) -> dict[str, Choice]:
         _allocator(plan),
     )
     return {choice.name: choice for choice in found}
+
+
+def usual_attention(context_tokens: int, device: str, precision: str) -> Literal["explicit", "sdpa"]:
+    """What is faster as a rule: scores written out, or SDPA."""
+    return "explicit" if device == "cpu" and context_tokens <= _EXPLICIT_UP_TO[precision] else "sdpa"
 
 
 def expected_seconds(plan: Plan) -> float:
@@ -116,10 +121,10 @@ def _attention(plan: Plan, probe: Mapping[str, Any]) -> Choice:
         fastest = min(figures, key=lambda name: figures[name])
         why = f"the faster of both at {row['context_tokens']} tokens, ms for 4 heads over 4,096 tokens"
         return Choice(name="attention", value=fastest, why=why, alternatives=figures, source="measured")
+    value = usual_attention(context, plan.layout.device, precision)
     if plan.layout.device == "cuda":
-        return Choice(name="attention", value="sdpa", why="a GPU has fused kernels for it")
-    limit = EXPLICIT_UP_TO[precision]
-    value = "explicit" if context <= limit else "sdpa"
+        return Choice(name="attention", value=value, why="a GPU has fused kernels for it")
+    limit = _EXPLICIT_UP_TO[precision]
     why = f"context {context}; scores written out win up to {limit} tokens in {precision} on a Zen 4 core"
     return Choice(name="attention", value=value, why=why)
 

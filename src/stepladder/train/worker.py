@@ -32,7 +32,6 @@ from stepladder.records import Order, Plan, Run, Shape, from_json, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
-from stepladder.train.choices import EXPLICIT_UP_TO
 from stepladder.train.clock import Work, work_of
 from stepladder.train.faults import FaultPolicy, Watchdog, hang_seconds
 from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
@@ -41,14 +40,13 @@ from stepladder.train.objective import NextToken
 from stepladder.train.precision import autocast
 from stepladder.train.room import check_room, free_memory
 from stepladder.train.settle import apply_compile, apply_fp32, settle_choices
-from stepladder.train.settle import use_fast_fp32 as use_fast_fp32
 from stepladder.train.source import packed, training_batches
 from stepladder.train.spread import Predictor, Spread
 from stepladder.train.trackers import Trackers, wanted_trackers
 from stepladder.train.weights import write_model
 
 EXIT_USER_ERROR, EXIT_RESUME = 2, 75
-PLAN_FILE, RUN_FILE, ERROR_FILE, STOPPED_FILE = "plan.json", "run.json", "error.json", "stopped.json"
+PLAN_FILE, RUN_FILE, STOPPED_FILE = "plan.json", "run.json", "stopped.json"
 # The held-out loss is the mean over this many tokens (or all, if fewer), spread evenly over the split: the
 # same ones for every run on a corpus, so that their sampling error cancels between runs.
 HELDOUT_TOKENS = 65_536
@@ -182,11 +180,6 @@ def build_model(shape: Shape, seed: int, attention: Attention) -> Transformer:
     return model
 
 
-def choose_attention(shape: Shape, device: str, precision: str = "bf16") -> Attention:
-    """Written-out scores where they are faster than SDPA."""
-    return "explicit" if device == "cpu" and shape.context_tokens <= EXPLICIT_UP_TO[precision] else "sdpa"
-
-
 def count_evaluations(tokens: int, heldout_tokens: int) -> int:
     """Held-out evaluations before the end; a forward pass costs a third of a training step."""
     return min(int(_EVALUATION_SHARE * 3 * tokens / heldout_tokens), _MOST_EVALUATIONS)
@@ -271,9 +264,8 @@ def _train_once(plan_path: Path, out: Path, stop: threading.Event, answers: Text
     is_main = int(os.environ.get("RANK", "0")) == 0
     where = {"out": str(out)}
     report = _reporter(answers, where, plan_path) if is_main else lambda *_: None
-    for marker in (ERROR_FILE, STOPPED_FILE):
-        if is_main:
-            (out / marker).unlink(missing_ok=True)
+    if is_main:
+        (out / STOPPED_FILE).unlink(missing_ok=True)
     if is_main:
         threading.Thread(target=_beat, args=(answers,), daemon=True).start()
     try:

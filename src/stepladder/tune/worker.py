@@ -28,11 +28,13 @@ from stepladder.models.export import read_shape, weights_folder
 from stepladder.models.hf import load_folder, random_network
 from stepladder.records import Layout, Recipe, from_json
 from stepladder.store import DONE_FILE, read_json, write_json, write_text
+from stepladder.train.choices import usual_attention
 from stepladder.train.loop import Job, Stopped, train
 from stepladder.train.metrics import METRICS_FILE, last_line
 from stepladder.train.objective import Objective
 from stepladder.train.parallel import Ranks
-from stepladder.train.worker import choose_attention, end_with_owner, use_fast_fp32
+from stepladder.train.settle import use_fast_fp32
+from stepladder.train.worker import end_with_owner
 from stepladder.tune.batches import Encoded, TaskBatches
 from stepladder.tune.encode import encode_texts
 from stepladder.tune.heads import Classifier, LinearProbe, save_classifier
@@ -186,7 +188,7 @@ def build_classifier(job: TuneJob, num_labels: int) -> Classifier:
     """The pretrained network, or one of the same shape with the weights that the seed draws."""
     torch.manual_seed(job.seed)
     shape = read_shape(weights_folder(Path(job.model)))
-    attention = choose_attention(shape, "cpu")
+    attention = usual_attention(shape.context_tokens, "cpu", "bf16")
     if job.method == "scratch":
         network = random_network(shape, job.seed, attention=attention)
     else:
