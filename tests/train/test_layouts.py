@@ -55,9 +55,15 @@ SHAPE = {"num_layers": 4, "num_heads": 4, "num_kv_heads": 2}
 @pytest.fixture
 def write_plan(make_plan: MakePlan, mixed: Path) -> Callable[..., Path]:
     def write(
-        name: str, layout: Layout, *, documents: bool = False, shape: Mapping[str, Any] = SHAPE, **recipe: Any
+        name: str,
+        layout: Layout,
+        *,
+        documents: bool = False,
+        shape: Mapping[str, Any] = SHAPE,
+        steps: int = 20,
+        **recipe: Any,
     ) -> Path:
-        path = make_plan(name.replace(" ", "_"), steps=20, layout=layout, **recipe)
+        path = make_plan(name.replace(" ", "_"), steps=steps, layout=layout, **recipe)
         plan = from_json(Plan, json.loads(path.read_text()))
         plan = replace(plan, shape=replace(plan.shape, **shape))
         if documents:
@@ -129,6 +135,21 @@ def test_every_layout_trains_as_one_process(
     train_all({write_plan(name, layout): tmp_path / name for name, layout in layouts.items()}, processes)
     for name in layouts:
         assert_same(tmp_path / "one", tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp", "fsdp x pipeline"])
+def test_a_checkpoint_may_follow_an_evaluation(
+    write_plan: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    """Held-out passes have no backward pass, after which FSDP2 would shard its root again."""
+    layout = FOUR.get(name, Layout(processes=2, shard="fsdp"))
+    plan, out = write_plan("plan", layout, steps=270), tmp_path / "run"
+    train_all({plan: f"{out}@135"}, layout.processes)
+    evaluated = [line["step"] for line in read_metrics(out / "metrics.jsonl") if "heldout_loss" in line]
+    assert [135] == evaluated
+    train_all({plan: out}, layout.processes)
+    assert list(range(1, 271)) == [line["step"] for line in read_metrics(out / "metrics.jsonl")]
 
 
 @pytest.mark.slow

@@ -215,6 +215,16 @@ def sync_gradients(model: nn.Module, is_last: bool) -> None:
         model.set_requires_gradient_sync(is_last)
 
 
+def reshard(model: nn.Module) -> None:
+    """Give back what a pass without a backward left whole: the root of FSDP2 waits for one that never comes.
+
+    Until then the model's parameters are others than those that the optimiser knows.
+    """
+    for module in (model, *getattr(model, "parts", {}).values()):
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

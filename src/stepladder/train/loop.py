@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import nn
 
+from stepladder.models.shard import reshard
 from stepladder.records import Energy, Layout, Recipe, Run
 from stepladder.train.checkpoint import Checkpointer
 from stepladder.train.clock import StepClock, Work
@@ -233,6 +234,7 @@ def evaluate(model: nn.Module, objective: Objective, layout: Layout) -> dict[str
     model.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), autocast(layout):
         figures = objective.evaluate(model)
+    reshard(model)
     model.train()
     return figures
 
