@@ -28,7 +28,7 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("name", ["hardware.csv", "prices.csv", "grid.csv", "failures.csv"])
+@pytest.mark.parametrize("name", ["hardware.csv", "nodes.csv", "prices.csv", "grid.csv", "failures.csv"])
 def test_every_row_says_when_whence_and_how_sure(name):
     for row in rows(name):
         assert row["as_of"][:2] == "20"
@@ -54,7 +54,31 @@ def test_geforce_peaks_are_with_fp32_accumulation():
 def test_one_mi250x_is_two_devices_to_pytorch():
     device = find_device("mi250x")
     assert device.peaks["bf16"] == 383 / 2
-    assert (device.mem_bytes, device.tdp_watts, device.node_devices) == (64e9, 250, 8)
+    assert (device.mem_bytes, device.tdp_watts, device.node.devices) == (64e9, 250, 8)
+    assert (device.links.memory, device.links.domain_devices) == (3277e9 / 2, 8)
+
+
+def test_links_are_one_way_and_data_sheets_add_both():
+    found = {
+        name: find_device(name).links.scale_up / 1e9
+        for name in ("a100-sxm-80", "h100-sxm", "h800-sxm", "b200-sxm", "mi300x", "rtx-4090")
+    }
+    one_way = {"a100-sxm-80": 300, "h100-sxm": 450, "h800-sxm": 200, "b200-sxm": 900, "mi300x": 448}
+    assert found == one_way | {"rtx-4090": 32}
+    assert find_device("h100-sxm").links.network == 50e9
+    assert find_device("h100-sxm").links.memory == 3352e9
+
+
+def test_domains_are_not_always_nodes():
+    domains = {
+        name: find_device(name).links.domain_devices for name in ("h100-sxm", "gb200", "trainium2", "t4")
+    }
+    assert domains == {"h100-sxm": 8, "gb200": 72, "trainium2": 64, "t4": 1}
+    assert find_device("trainium2").node.devices == 16
+
+
+def test_every_node_is_of_a_known_device():
+    assert {row["id"] for row in rows("nodes.csv")} <= set(catalogue())
 
 
 def test_an_a10g_is_not_an_a10():

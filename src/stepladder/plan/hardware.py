@@ -23,6 +23,33 @@ _PRICE_LOG_SD_PER_YEAR, _ONE_OFFER_LOG_SD = 0.15, 0.4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Links:
+    """Bytes a second of one device, one way (data sheets add both ways); NaN where unpublished.
+
+    `memory` is its own memory; `scale_up` what it sends to the `domain_devices` of its domain (NVLink, Infinity
+    Fabric, ICI, or PCIe where nothing is faster); `network` its share of the node's adapters.
+    """
+
+    memory: float
+    scale_up: float
+    network: float
+    domain_devices: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """The computer around `devices` of a kind: rated maximum in watts, kg CO2e of making one device alone.
+
+    NaN where unpublished.
+    """
+
+    name: str
+    devices: int
+    max_watts: float
+    embodied_kg_each: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
     """One device as PyTorch sees it. Peaks are dense, in TFLOP/s; what is unpublished is absent or NaN."""
 
@@ -31,10 +58,10 @@ class Device:
     kind: str
     peaks: Mapping[str, float]
     mem_bytes: float
+    links: Links
     tdp_watts: float
     measured_watts: float
-    node_watts: float
-    node_devices: int
+    node: Node
     as_of: str
     confidence: str
     source: str
@@ -132,6 +159,7 @@ def failure_rate() -> Derived:
 
 def _device(row: Mapping[str, str]) -> Device:
     share = 1 / int(row["torch_devices"])
+    host = next((one for one in _rows("nodes.csv") if one["id"] == row["id"]), {})
     return Device(
         id=row["id"],
         name=row["name"],
@@ -142,10 +170,20 @@ def _device(row: Mapping[str, str]) -> Device:
             if row[f"{precision}_tflops"]
         },
         mem_bytes=float(row["mem_gb"]) * 1e9 * share,
+        links=Links(
+            memory=_number(row["mem_bw_gbs"]) * 1e9 * share,
+            scale_up=_number(host.get("scale_up_gbs", "")) * 1e9 * share,
+            network=_number(host.get("network_gbit", "")) / 8 * 1e9 * share,
+            domain_devices=int(int(host.get("domain_devices", 1)) / share),
+        ),
         tdp_watts=_number(row["tdp_w"]) * share,
         measured_watts=_number(row["measured_w"]) * share,
-        node_watts=_number(row["node_max_w"]),
-        node_devices=int(float(row["node_devices"] or 1) / share),
+        node=Node(
+            name=host.get("name", row["name"]),
+            devices=int(int(host.get("devices", 1)) / share),
+            max_watts=_number(host.get("max_w", "")),
+            embodied_kg_each=_number(row["embodied_kg_co2e"]) * share,
+        ),
         as_of=row["as_of"],
         confidence=row["confidence"],
         source=row["source"],

@@ -122,10 +122,10 @@ def _energy(row: Mapping[str, str], device: Device, hours: Derived) -> Derived |
     scope, power = row.get("energy_scope", ""), _number(row, "power_w_per_acc")
     if power > 0 and row.get("power_kind", "").startswith("measured"):
         watts = within(power, 1.1, "measured", "user")
-    elif device.tdp_watts > 0 and (scope.startswith("gpu") or not device.node_watts > 0):
+    elif device.tdp_watts > 0 and (scope.startswith("gpu") or not device.node.max_watts > 0):
         watts = within(_GPU_SHARE * device.tdp_watts, math.exp(1.28 * _GPU_LOG_SD), "share of TDP", "prior")
-    elif device.node_watts > 0:
-        each = _NODE_SHARE * device.node_watts / device.node_devices
+    elif device.node.max_watts > 0:
+        each = _NODE_SHARE * device.node.max_watts / device.node.devices
         watts = within(each, math.exp(1.28 * _NODE_LOG_SD), "share of the node", "prior")
     elif device.measured_watts > 0:
         watts = within(device.measured_watts, 1.15, "measured elsewhere", "catalogue")

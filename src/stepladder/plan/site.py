@@ -196,9 +196,9 @@ def _device_watts(device: Device) -> Derived:
     if device.measured_watts > 0:
         how = "mean power of the whole system for each chip in published training runs (plan/data/SOURCES.md)"
         return within(device.measured_watts, 1.15, how, "catalogue")
-    if device.node_watts > 0 and device.kind == "gpu":
-        each = device.node_watts / device.node_devices
-        how = f"{_NODE_SHARE:g} of the node's {device.node_watts:g} W over {device.node_devices} devices"
+    if device.node.max_watts > 0 and device.kind == "gpu":
+        each = device.node.max_watts / device.node.devices
+        how = f"{_NODE_SHARE:g} of the node's {device.node.max_watts:g} W over {device.node.devices} devices"
         return within(_NODE_SHARE * each, _NODE_FACTOR80, how, "catalogue")
     if device.tdp_watts > 0:
         how = f"{_TDP_SHARE:g} x TDP {device.tdp_watts:g} W, host included: no node power is published"
