@@ -26,8 +26,8 @@ _PRICE_LOG_SD_PER_YEAR, _ONE_OFFER_LOG_SD = 0.15, 0.4
 class Links:
     """Bytes a second of one device, one way (data sheets add both ways); NaN where unpublished.
 
-    `memory` is its own memory; `scale_up` what it sends to the `domain_devices` of its domain (NVLink, Infinity
-    Fabric, ICI, or PCIe where nothing is faster); `network` its share of the node's adapters.
+    `memory` is its own memory; `scale_up` what it sends to the `domain_devices` of its domain (NVLink,
+    Infinity Fabric, ICI, or PCIe where nothing is faster); `network` its share of the node's adapters.
     """
 
     memory: float
