@@ -88,13 +88,13 @@ class PlainBlock(nn.Module):
         super().__init__()
         shape, width = case.shape, case.width
         self.heads = shape.num_heads
-        self.input_layernorm = nn.RMSNorm(width, eps=shape.norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(width, eps=shape.norm_eps)
+        self.input_layernorm = nn.RMSNorm(width, eps=shape.variant.norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(width, eps=shape.variant.norm_eps)
         self.self_attn, self.mlp = nn.Module(), nn.Module()
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             self.self_attn.add_module(name, nn.Linear(width, width, bias=False))
         for name in ("q_norm", "k_norm"):
-            self.self_attn.add_module(name, nn.RMSNorm(shape.head_dim, eps=shape.norm_eps))
+            self.self_attn.add_module(name, nn.RMSNorm(shape.head_dim, eps=shape.variant.norm_eps))
         for name in ("gate_proj", "up_proj"):
             self.mlp.add_module(name, nn.Linear(width, shape.ffn_width, bias=False))
         self.mlp.down_proj = nn.Linear(shape.ffn_width, width, bias=False)
@@ -127,9 +127,9 @@ class PlainModel(nn.Module):
         shape = case.shape
         self.embed_tokens = nn.Embedding(case.vocabulary, case.width)
         self.layers = nn.ModuleList(PlainBlock(case) for _ in range(case.layers))
-        self.norm = nn.RMSNorm(case.width, eps=shape.norm_eps)
+        self.norm = nn.RMSNorm(case.width, eps=shape.variant.norm_eps)
         self.lm_head = nn.Linear(case.width, case.vocabulary, bias=False)
-        cos, sin = rotary_table(case.context, shape.head_dim, shape.rope_theta)
+        cos, sin = rotary_table(case.context, shape.head_dim, shape.variant.rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 

@@ -17,6 +17,9 @@ from stepladder.brief_nouns import HardwareBrief as HardwareBrief
 from stepladder.brief_nouns import Objective as Objective
 from stepladder.jsonform import from_json as from_json
 from stepladder.jsonform import to_json as to_json
+from stepladder.shape_nouns import Experts as Experts
+from stepladder.shape_nouns import Shape as Shape
+from stepladder.shape_nouns import Variant as Variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,24 +93,6 @@ class Corpus:
     def from_keys(value: dict[str, Any]) -> dict[str, Any]:
         """Without `tokens`, which follows from `train`."""
         return {key: item for key, item in value.items() if key != "tokens"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
-    """A decoder or encoder in the Qwen3 layout; `width` is the residual stream, `ffn_width` the gated MLP."""
-
-    num_layers: int
-    width: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ffn_width: int
-    vocab_size: int
-    context_tokens: int
-    tied_head: bool = False
-    causal: bool = True
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

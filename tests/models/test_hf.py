@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 from stepladder.errors import ExportError  # noqa: E402
 from stepladder.models import export, hf  # noqa: E402
 from stepladder.models.transformer import Transformer  # noqa: E402
-from stepladder.records import Shape  # noqa: E402
+from stepladder.records import Shape, Variant  # noqa: E402
 
 torch.set_num_threads(1)
 UNTIED = Shape(
@@ -23,8 +23,7 @@ UNTIED = Shape(
     ffn_width=48,
     vocab_size=300,
     context_tokens=64,
-    rope_theta=5_000.0,
-    norm_eps=1e-3,
+    variant=Variant(rope_theta=5_000.0, norm_eps=1e-3),
 )
 TIED = dataclasses.replace(UNTIED, tied_head=True)
 TEXTS = ("", "Plain words, and more words.", "naïve\r\ncafé\n\n", "🙂🙃 emoji", "x" * 50, " lead\ttab ")

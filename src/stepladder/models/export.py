@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stepladder.errors import ExportError, StoreError
-from stepladder.records import Shape, from_json
+from stepladder.records import Shape, Variant, from_json
 from stepladder.store import read_json, write_bytes, write_json
 
 WEIGHTS_FILE, INDEX_FILE, SHAPE_FILE = "model.safetensors", "model.safetensors.index.json", "shape.json"
@@ -78,9 +78,9 @@ def qwen3_config(shape: Shape, end: int, torch_dtype: str) -> dict[str, Any]:
         "head_dim": shape.head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": shape.context_tokens,
-        "rms_norm_eps": shape.norm_eps,
-        "rope_theta": shape.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
+        "rms_norm_eps": shape.variant.norm_eps,
+        "rope_theta": shape.variant.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": shape.variant.rope_theta},
         "attention_bias": False,
         "attention_dropout": 0.0,
         "use_sliding_window": False,
@@ -128,8 +128,10 @@ def shape_from_config(config: Mapping[str, Any]) -> Shape:
             vocab_size=int(config["vocab_size"]),
             context_tokens=int(config["max_position_embeddings"]),
             tied_head=bool(config.get("tie_word_embeddings", False)),
-            rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
-            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            variant=Variant(
+                rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+                norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            ),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError("config.json lacks a size or holds a wrong one", got=repr(error)) from error

@@ -52,8 +52,8 @@ class Attend(nn.Module):
         self.k_proj = nn.Linear(width, keys, bias=False)
         self.v_proj = nn.Linear(width, keys, bias=False)
         self.o_proj = nn.Linear(queries, width, bias=False)
-        self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps)
-        self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps)
+        self.q_norm = RMSNorm(shape.head_dim, shape.variant.norm_eps)
+        self.k_norm = RMSNorm(shape.head_dim, shape.variant.norm_eps)
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
         batch, tokens, _ = x_BTD.shape
@@ -107,9 +107,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape, attention: Attention) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(shape.width, shape.norm_eps)
+        self.input_layernorm = RMSNorm(shape.width, shape.variant.norm_eps)
         self.self_attn = Attend(shape, attention)
-        self.post_attention_layernorm = RMSNorm(shape.width, shape.norm_eps)
+        self.post_attention_layernorm = RMSNorm(shape.width, shape.variant.norm_eps)
         self.mlp = FeedForward(shape.width, shape.ffn_width)
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
@@ -129,7 +129,7 @@ class Transformer(nn.Module):
         self.shape, self.attention = shape, attention
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(Block(shape, attention) for _ in range(shape.num_layers))
-        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.norm = RMSNorm(shape.width, shape.variant.norm_eps)
         self.lm_head = nn.Linear(shape.width, shape.vocab_size, bias=False)
         if shape.tied_head:
             self.lm_head.weight = self.embed_tokens.weight
@@ -138,7 +138,7 @@ class Transformer(nn.Module):
     def reset_buffers(self) -> None:
         """Compute the rotary table and the causal mask; they are not part of a checkpoint."""
         shape = self.shape
-        cos, sin = rotary_table(shape.context_tokens, shape.head_dim, shape.rope_theta)
+        cos, sin = rotary_table(shape.context_tokens, shape.head_dim, shape.variant.rope_theta)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
         causal = torch.ones(shape.context_tokens, shape.context_tokens, dtype=torch.bool).tril()

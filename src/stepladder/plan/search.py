@@ -94,7 +94,7 @@ def candidate_shapes(
     widths = widths[:: max(len(widths) // _MOST_WIDTHS, 1)] if like is None else widths
     shapes = [shape_for_width(width, **fixed) for width in widths]  # pyrefly: ignore
     if like is not None:
-        shapes = [replace(shape, rope_theta=like.rope_theta, norm_eps=like.norm_eps) for shape in shapes]
+        shapes = [replace(shape, variant=like.variant) for shape in shapes]
     kept = tuple(shape for shape in shapes if count_params(shape).total <= max_params)
     if not kept:
         least = count_params(shapes[0]).total
