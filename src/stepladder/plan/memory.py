@@ -88,6 +88,20 @@ def memory_need(shape: Shape, recipe: Recipe, layout: Layout, available: float) 
     )
 
 
+def in_flight(pipeline: float, chunks: float, micro_batches: float) -> tuple[float, float]:
+    """Micro-batches whose activations the first and the last stage hold at once under 1F1B.
+
+    With `chunks` stages a process (interleaved) a micro-batch counts as so many parts (arXiv:2205.05198).
+    """
+    if pipeline <= 1:
+        return 1.0, 1.0
+    first, last = float(pipeline), 1.0
+    if chunks > 1:
+        first += (pipeline - 1) / chunks
+        last = ((chunks - 1) * pipeline + 1) / chunks
+    return min(first, micro_batches), min(last, micro_batches)
+
+
 def _total(terms: dict[str, float], sequences: int) -> Derived:
     value = sum(terms.values())
     largest = sorted(terms, key=lambda name: -terms[name])[:4]
