@@ -96,7 +96,7 @@ def test_rented_devices_are_paid_by_the_hour():
     assert found.devices == found.layout.processes == 16
     costs = cost_numbers(exact(3600, "an hour"), found)
     assert costs["usd"].value == pytest.approx(16 * 3.95)
-    assert costs["kwh"].value == pytest.approx(16 * 0.72 * 10.2 / 8 * 1.25)
+    assert costs["kwh"].value == pytest.approx(16 * 0.76 * 10.2 / 8 * 1.25)
     assert costs["kg_co2e"].value == pytest.approx(costs["kwh"].value * 0.486)
 
 

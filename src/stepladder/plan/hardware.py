@@ -134,19 +134,27 @@ def price_of(device: Device, today: date) -> Derived | None:
 
 def grid_of(region: str) -> Derived:
     """kg CO2e per kWh of a region: an ISO 3166 code of two or three letters, EU, or world."""
-    rows = _rows("grid.csv")
     key = region.strip().upper()
-    for row in rows:
+    for row in _rows("grid.csv"):
         if key in (row["id"].upper(), row["iso3"].upper()) and key:
-            how = f"{row['name']}, average of {row['year']}: {row['source']}"
-            value, low, high = (float(row[name]) for name in ("kg_co2e_per_kwh", "low", "high"))
-            return Derived(value=value, low=low, high=high, how=how, source="catalogue")
-    known = [row["id"] for row in rows]
+            return _grid(row)
+    known = [row["id"] for row in _rows("grid.csv")]
     raise PlanError(
         f'region "{region}" is not in the catalogue{did_you_mean(region, known)}',
         allowed=", ".join(known),
         next_command='use region = "world", or set kg_co2e_per_kwh in [override]',
     )
+
+
+def regions() -> dict[str, Derived]:
+    """kg CO2e per kWh of every region by its id."""
+    return {row["id"]: _grid(row) for row in _rows("grid.csv")}
+
+
+def _grid(row: Mapping[str, str]) -> Derived:
+    how = f"{row['name']}, average of {row['year']}: {row['source']}"
+    value, low, high = (float(row[name]) for name in ("kg_co2e_per_kwh", "low", "high"))
+    return Derived(value=value, low=low, high=high, how=how, source="catalogue")
 
 
 def failure_rate() -> Derived:

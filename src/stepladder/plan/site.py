@@ -9,6 +9,7 @@ from stepladder.errors import PlanError
 from stepladder.plan.derive import Z80, exact, within
 from stepladder.plan.hardware import Device, catalogue, device_of_name, find_device, grid_of, price_of
 from stepladder.plan.machine import Machine
+from stepladder.plan.power import system_watts, usual_pue
 from stepladder.records import Brief, Derived, Layout, Observation
 
 # End-to-end model FLOPs utilisation of published runs: median .30, and 90 % of them within a width of 3.07
@@ -20,14 +21,6 @@ _CPU_SHARE, _CPU_SHARE_FACTOR80 = 0.30, 1.8
 # One CPU thread in fp32 where nothing was measured: 105 GFLOP/s on the machine of docs/log.md, other ones by
 # a factor of 2.5 either way.
 _CPU_THREAD_FLOPS, _CPU_THREAD_FACTOR80 = 1e11, 2.5
-# Node power while training, as a share of the node's rated maximum: an 8 x H100 node rated 10.2 kW drew at
-# most 8.4 kW under training (arXiv:2412.08602), and means lie below maxima.
-_NODE_SHARE, _NODE_FACTOR80 = 0.72, 1.2
-# Without a rated node: GPUs drew .43 to .9 of their TDP in measured runs (arXiv:2206.05229 Table 2), and
-# host, fans and losses add about as much as they leave of it.
-_TDP_SHARE, _TDP_FACTOR80 = 1.0, 1.35
-# W for each dense TFLOP/s of 16-bit arithmetic, across the catalogue's data-centre parts: .5 to 1.6.
-_WATTS_PER_TFLOP, _WATTS_FACTOR80 = 1.0, 2.0
 # A busy CPU core with its share of package and board: laptops 5, servers 10 and more.
 _WATTS_PER_CORE, _CORE_FACTOR80 = 8.0, 2.0
 # $ for each device-hour and dense 16-bit TFLOP/s: the median over the catalogue's own prices.
@@ -180,32 +173,12 @@ def _of_device(brief: Brief, device: Device, machine: Machine, today: date | Non
         flops_per_second=within(_MFU * peak, _MFU_FACTOR80, how, "prior"),
         usd_per_device_hour=exact(0.0, "this machine costs nothing by the hour") if here else price,
         usd_per_kwh=_household_price() if here else exact(0.0, "electricity is in the price of the device"),
-        watts=_device_watts(device),
-        pue=exact(1.0, "no data centre around this machine")
-        if here
-        else within(
-            1.25, 1.2, "data centres: 1.1 (largest) to 1.58 (mean of Uptime Institute's survey 2023)", "prior"
-        ),
+        watts=system_watts(device),
+        pue=exact(1.0, "no data centre around this machine") if here else usual_pue(),
         kg_co2e_per_kwh=grid_of("world"),
         peak_flops=peak,
         notes=tuple(notes),
     )
-
-
-def _device_watts(device: Device) -> Derived:
-    if device.measured_watts > 0:
-        how = "mean power of the whole system for each chip in published training runs (plan/data/SOURCES.md)"
-        return within(device.measured_watts, 1.15, how, "catalogue")
-    if device.node.max_watts > 0 and device.kind == "gpu":
-        each = device.node.max_watts / device.node.devices
-        how = f"{_NODE_SHARE:g} of the node's {device.node.max_watts:g} W over {device.node.devices} devices"
-        return within(_NODE_SHARE * each, _NODE_FACTOR80, how, "catalogue")
-    if device.tdp_watts > 0:
-        how = f"{_TDP_SHARE:g} x TDP {device.tdp_watts:g} W, host included: no node power is published"
-        return within(_TDP_SHARE * device.tdp_watts, _TDP_FACTOR80, how, "catalogue")
-    tera = device.peaks.get("bf16") or max(device.peaks.values())
-    how = f"no power is published for {device.name}: {_WATTS_PER_TFLOP:g} W for each dense TFLOP/s"
-    return within(_WATTS_PER_TFLOP * tera, _WATTS_FACTOR80, how, "prior")
 
 
 def _measured_watts(observations: Sequence[Observation]) -> Derived | None:
