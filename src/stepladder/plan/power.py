@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from stepladder.errors import PlanError
-from stepladder.plan.derive import exact, times, within
+from stepladder.plan.derive import Z80, exact, times, within
 from stepladder.plan.hardware import Device, grid_of, regions
 from stepladder.records import Derived
 
@@ -51,7 +51,7 @@ def system_watts(device: Device, params: float = math.inf) -> Derived:
         each = device.node.max_watts / device.node.devices
         how = f"{share:.2f} of the {device.node.max_watts:g} W of a {device.node.name}, over "
         how += f"{device.node.devices} devices: {words}"
-        return within(share * each, math.exp(1.2816 * _LOG_SD), how, "catalogue")
+        return within(share * each, math.exp(Z80 * _LOG_SD), how, "catalogue")
     if device.tdp_watts > 0:
         how = (
             f"{share:.2f} of TDP {device.tdp_watts:g} W, x {_SYSTEM_OVER_DEVICE:g} for its host, whose power "
@@ -69,7 +69,7 @@ def device_watts(device: Device, params: float = math.inf) -> Derived | None:
         return None
     share, words = _share(params)
     how = f"{share:.2f} of TDP {device.tdp_watts:g} W: {words}"
-    return within(share * device.tdp_watts, math.exp(1.2816 * 1.4 * _LOG_SD), how, "catalogue")
+    return within(share * device.tdp_watts, math.exp(Z80 * 1.4 * _LOG_SD), how, "catalogue")
 
 
 def _share(params: float) -> tuple[float, str]:
