@@ -77,14 +77,14 @@ class Device:
         return self.peaks[precision] * 1e12
 
 
-def find_device(name: str) -> Device:
-    """The device with this id.
+def find_device(name: str, own: Mapping[str, Device] | None = None) -> Device:
+    """The device with this id, of the user's `own` if it is among them.
 
     Raises:
         PlanError: no such id; names near to it are shown, never taken, since an A10G is not an A10.
     """
-    devices = catalogue()
-    key = name.strip().lower()
+    key, devices = name.strip(), {**catalogue(), **(own or {})}
+    key = key if key in devices else key.lower()
     if key not in devices:
         raise PlanError(
             f'device "{name}" is not in the catalogue{did_you_mean(key, devices)}',
@@ -119,17 +119,16 @@ def price_of(device: Device, today: date) -> Derived | None:
     if row is None:
         return None
     low, value, high = (float(row[key]) for key in ("usd_low", "usd_median", "usd_high"))
-    offers, years = int(row["offers"]), _years_since(row["as_of"], today)
+    offers, years = int(row["offers"]), years_since(row["as_of"], today)
     # The least and the dearest of n offers lie where Blom's normal scores have them.
     score = NormalDist().inv_cdf((offers - 0.375) / (offers + 0.25))
     spread = math.log(high / low) / 2 / score if offers > 1 else _ONE_OFFER_LOG_SD
     spread = max(spread, _ONE_OFFER_LOG_SD / math.sqrt(offers))
-    aged = math.hypot(spread, _PRICE_LOG_SD_PER_YEAR * years)
     how = f"median of {offers} on-demand offers, {low:g} to {high:g}: {row['source']}"
     if years > 0.5:
         how += f"; widened for {years:.1f} years of age"
     how += "; set usd_per_device_hour in [override] where you know yours"
-    return within(value, math.exp(Z80 * aged), how, "catalogue")
+    return within(value, math.exp(Z80 * aged_log_sd(spread, years)), how, "catalogue")
 
 
 def grid_of(region: str) -> Derived:
@@ -215,6 +214,12 @@ def _words(name: str) -> frozenset[str]:
     return frozenset("sxm" if word.startswith("sxm") else word for word in words)
 
 
-def _years_since(month: str, today: date) -> float:
+def aged_log_sd(log_sd: float, years: float) -> float:
+    """Standard deviation of the logarithm of a price that was `log_sd` sure some years ago."""
+    return math.hypot(log_sd, _PRICE_LOG_SD_PER_YEAR * years)
+
+
+def years_since(month: str, today: date) -> float:
+    """Years from a month as "2025-03" to today; 0 if that is ahead."""
     year, number = month.split("-")[:2]
     return max((today - date(int(year), int(number), 28)).days / 365.25, 0.0)

@@ -9,6 +9,7 @@ from stepladder.errors import PlanError
 from stepladder.plan.derive import Z80, exact, within
 from stepladder.plan.hardware import Device, catalogue, device_of_name, find_device, grid_of, price_of
 from stepladder.plan.machine import Machine
+from stepladder.plan.overlay import NAME, NONE, Overlay
 from stepladder.plan.power import system_watts, usual_pue
 from stepladder.records import Brief, Derived, Layout, Observation
 
@@ -47,35 +48,69 @@ class Site:
 
 
 def site_for(
-    brief: Brief, machine: Machine, observations: Sequence[Observation] = (), today: date | None = None
+    brief: Brief,
+    machine: Machine,
+    observations: Sequence[Observation] = (),
+    today: date | None = None,
+    overlay: Overlay = NONE,
 ) -> Site:
-    """Resolve [hardware] and the overrides that replace its figures.
+    """Resolve [hardware]; the overlay's figures replace the catalogue's, and [override] replaces both.
 
     Raises:
         PlanError: unknown device or region, or a precision that the device does not have.
     """
-    device = _device(brief, machine)
+    device = _device(brief, machine, overlay)
     site = _this_cpu(brief, machine) if device is None else _of_device(brief, device, machine, today)
+    site = _overlaid(site, brief, device.id if device else "this", overlay)
     over = brief.override
+    measured = None if site.watts.source == "user" else _measured_watts(observations)
     site = replace(
         site,
         usd_per_device_hour=_given(over, "usd_per_device_hour", site.usd_per_device_hour),
         usd_per_kwh=_given(over, "usd_per_kwh", site.usd_per_kwh),
-        watts=_given(over, "watts_per_device", _measured_watts(observations) or site.watts),
+        watts=_given(over, "watts_per_device", measured or site.watts),
         pue=_given(over, "pue", site.pue),
-        kg_co2e_per_kwh=_given(over, "kg_co2e_per_kwh", grid_of(brief.hardware.region)),
+        kg_co2e_per_kwh=_given(over, "kg_co2e_per_kwh", site.kg_co2e_per_kwh),
     )
     if "mfu" in over and site.peak_flops > 0:
-        mfu = float(over["mfu"])
-        how = f"{mfu:g} (yours) of {site.devices} x the dense peak"
-        site = replace(site, flops_per_second=within(mfu * site.peak_flops, 1.1, how, "user"))
+        mfu = within(float(over["mfu"]), 1.1, "yours", "user")
+        site = replace(site, flops_per_second=_speed(mfu, site))
     return site
 
 
-def _device(brief: Brief, machine: Machine) -> Device | None:
-    """The catalogue's device, or None for the CPU of this machine."""
+def _overlaid(site: Site, brief: Brief, key: str, overlay: Overlay) -> Site:
+    """The site with what the overlay knows of it, and a note that names the file and what came from it."""
+    region = brief.hardware.region.strip().upper()
+    keys = ("this", key) if brief.hardware.device == "this" else (key,)
+    known = {
+        name: next((table[one] for one in keys if one in table), None)
+        for name, table in (
+            ("usd_per_device_hour", overlay.usd_per_hour),
+            ("watts", overlay.watts),
+            ("flops_per_second", overlay.mfu),
+        )
+    }
+    known |= {"kg_co2e_per_kwh": overlay.grids.get(region)}
+    known |= {name: overlay.site.get(name) for name in ("pue", "usd_per_kwh")}
+    found = {name: number for name, number in known.items() if number is not None}
+    if "kg_co2e_per_kwh" not in found:
+        site = replace(site, kg_co2e_per_kwh=grid_of(brief.hardware.region))
+    if "flops_per_second" in found:
+        found["flops_per_second"] = _speed(found["flops_per_second"], site)
+    used = [*(["device"] if key in overlay.devices else []), *found]
+    note = (f"{NAME} gives {', '.join(used)}",) if used else ()
+    return replace(site, notes=(*site.notes, *note), **found)  # pyrefly: ignore
+
+
+def _speed(mfu: Derived, site: Site) -> Derived:
+    how = f"{mfu.value:g} ({mfu.how}) of {site.devices} x the dense peak"
+    return within(mfu.value * site.peak_flops, mfu.high / mfu.value, how, "user")
+
+
+def _device(brief: Brief, machine: Machine, overlay: Overlay) -> Device | None:
+    """The overlay's or the catalogue's device, or None for the CPU of this machine."""
     if brief.hardware.device != "this":
-        return find_device(brief.hardware.device)
+        return find_device(brief.hardware.device, overlay.devices)
     if not machine.gpus:
         return None
     gpu = machine.gpus[0]
