@@ -47,7 +47,7 @@ def test_peaks_are_dense_not_sparse():
 
 
 def test_geforce_peaks_are_with_fp32_accumulation():
-    halved = {"rtx-4090": 165.2, "rtx-3090": 71.2, "rtx-5090": 209.5}
+    halved = {"rtx-4080": 97.5, "rtx-4090": 165.2, "rtx-3090": 71.2, "rtx-5090": 209.5}
     assert {name: find_device(name).peaks["bf16"] for name in halved} == halved
 
 
@@ -111,6 +111,11 @@ def test_late_tpus_have_no_tdp_and_v4_has_measured_watts():
         ("NVIDIA A100-SXM4-80GB", 85.9e9, "a100-sxm-80"),
         ("NVIDIA A100 80GB PCIe", 85.9e9, "a100-pcie-80"),
         ("NVIDIA H100 PCIe", 85.5e9, "h100-pcie"),
+        ("NVIDIA H100 NVL", 100.0e9, "h100-nvl"),
+        ("NVIDIA A100-PCIE-40GB", 42.4e9, "a100-pcie-40"),
+        ("NVIDIA RTX 6000 Ada Generation", 51.5e9, "rtx-6000-ada"),
+        ("NVIDIA RTX A5000", 25.4e9, "rtx-a5000"),
+        ("NVIDIA L40", 48.3e9, "l40"),
         ("NVIDIA H200", 150.7e9, "h200-sxm"),
         ("NVIDIA GeForce RTX 4090", 25.7e9, "rtx-4090"),
         ("NVIDIA GeForce RTX 3060", 12.8e9, "rtx-3060"),
