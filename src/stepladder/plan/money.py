@@ -11,7 +11,7 @@ from stepladder.records import Derived
 # List price of object storage in large clouds, per GB and month; transfer out of the cloud is not in it.
 _USD_PER_GB_MONTH = 0.023
 # Development and failed runs over the final run: OLMo .5 (arXiv:2503.05804), OPT-175B 1.0 (arXiv:2205.01068:
-# with ablations and downtime about twice), BLOOM about 1.5 (arXiv:2211.02001). They differ in what they count.
+# with ablations and downtime about twice), BLOOM about 1.5 (arXiv:2211.02001); they count differently.
 _DEVELOPMENT, _DEVELOPMENT_FACTOR80 = 1.0, 2.0
 _HOURS_PER_YEAR = 8_766.0
 
