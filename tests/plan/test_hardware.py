@@ -179,6 +179,23 @@ def test_every_region_is_a_plausible_grid():
         assert 0.005 < low < value < high < 1.3
 
 
+def test_intervals_of_grids_hold_what_other_tools_say():
+    path = Path(__file__).parents[2].parent / "shared/reference/compute/grid_intensity_tool_comparison.csv"
+    if not path.exists():
+        pytest.skip("needs ../shared/reference/compute")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    said = [
+        (grid_of(row["iso3"]), float(value))
+        for row in rows
+        for name, value in row.items()
+        if name not in ("iso3", "spread_max_min") and value
+    ]
+    inside = [grid.low <= value / 1000 <= grid.high for grid, value in said]
+    assert len(said) > 40
+    assert sum(inside) / len(inside) > 0.85
+
+
 def test_failures_are_those_of_eight_clusters():
     rate = failure_rate()
     assert rate.value == pytest.approx(4.25, abs=0.1)

@@ -199,3 +199,11 @@ def test_files_that_are_no_overlay_give_one_error(tmp_path, content):
     (tmp_path / "hardware.toml").write_bytes(content)
     with pytest.raises(PlanError, match=r"hardware\.toml"):
         load_overlay(tmp_path / "hardware.toml")
+
+
+def test_the_example_of_the_docs_is_a_good_overlay(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "plan" / "hardware.md").read_text(encoding="utf-8")
+    found = overlay(tmp_path, page.partition("```toml\n")[2].partition("```")[0])
+    assert set(found.devices) == {"our-card"}
+    assert set(found.usd_per_hour) == {"h100-sxm"}
+    assert set(found.watts) == {"h100-sxm", "this"}

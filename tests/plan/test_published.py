@@ -111,6 +111,21 @@ def test_rows_that_say_too_little_are_refused(tmp_path):
     assert {row["status"] for row in rows.values()} == {"refused"}
 
 
+def test_an_unknown_device_gets_near_names(tmp_path):
+    (tmp_path / "runs.csv").write_text(HEADER + "a,1e9,1e12,h100_sxm,,,,\n")
+    (row,) = predict_published(tmp_path / "runs.csv")
+    assert row.reason == 'device "h100_sxm" is not in the catalogue (did you mean "h100-sxm"?)'
+
+
+def test_energy_that_was_computed_from_tdp_proves_nothing():
+    rows = table(reference("runs_public.csv")).values()
+    computed = [row for row in rows if row["energy_kind"] == "arithmetic" and row["energy_scope"] == "gpu"]
+    assert len(computed) >= 8
+    for row in computed:
+        power = float(row["power_w_per_acc"]) * float(row["acc_hours"]) / 1e6
+        assert power == pytest.approx(float(row["energy_mwh"]), rel=0.01)
+
+
 def test_files_that_are_no_tables_give_one_error(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text("name,size\nx,1\n")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepladder.errors import PlanError
+from stepladder.errors import PlanError, did_you_mean
 from stepladder.plan.derive import Z80, exact, log_sd, times, within
 from stepladder.plan.hardware import Device, catalogue
 from stepladder.plan.power import device_watts, system_watts
@@ -27,6 +27,7 @@ _REQUIRED = ("id", "params_active", "tokens", "hw_id")
 _MEMBERS_OVER_FAMILIES, _SIBLING_LOG90 = 0.22, 0.38
 # What siblings share.
 _KIN = ("family", "hw_id", "arch", "precision")
+Past = tuple[Mapping[str, str], float, float]
 # Without a size: that of a compute-optimal run (20 tokens a parameter) of these hours at this share of peak.
 _USUAL_MFU = 0.3
 _PUE = within(1.15, 1.1, "data centres that train models: 1.08 to 1.25", "prior")
@@ -63,7 +64,8 @@ def predict_published(path: Path) -> list[Published]:
                     allowed="at least " + ", ".join(_REQUIRED),
                 )
             rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
-            return [_predict(row, rows) for row in rows]
+            past = _past(rows)
+            return [_predict(row, past.get(_kin(row), ())) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PlanError(f"{path} cannot be read as CSV", got=str(error)) from error
 
@@ -88,15 +90,16 @@ def _ends90(number: Derived | None) -> tuple[float, float, float]:
     return number.value, number.value / factor, number.value * factor
 
 
-def _predict(row: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> Published:
+def _predict(row: Mapping[str, str], past: Sequence[Past]) -> Published:
     device = catalogue().get(row["hw_id"].strip())
     work, known = workload_of(row), _number(row, "acc_hours")
     reasons = []
     if device is None:
-        reasons.append(f'device "{row["hw_id"]}" is not in the catalogue')
+        known_ids = did_you_mean(row["hw_id"], catalogue())
+        reasons.append(f'device "{row["hw_id"]}" is not in the catalogue{known_ids}')
     if work is None and not known > 0:
         reasons.append("parameters or tokens are missing: hours cannot be forecast")
-    hours = _hours(row, device, work, rows) if device and work else None
+    hours = _hours(row, device, work, past) if device and work else None
     spent = exact(known, "given") if known > 0 else hours
     energy = _energy(row, device, spent) if device and spent else None
     reasons += _contradictions(row, device, work)
@@ -131,30 +134,35 @@ def workload_of(row: Mapping[str, str]) -> Workload | None:
     )
 
 
-def _hours(
-    row: Mapping[str, str], device: Device, work: Workload, rows: Sequence[Mapping[str, str]]
-) -> Derived:
+def _kin(row: Mapping[str, str]) -> tuple[str, ...]:
+    """What siblings share; empty where a row names no family."""
+    return tuple(row.get(name, "") for name in _KIN) if row.get("family") else ()
+
+
+def _past(rows: Sequence[Mapping[str, str]]) -> dict[tuple[str, ...], list[Past]]:
+    """Runs with their own hours, by what siblings share: the row, its size, log(hours / forecast)."""
+    found: dict[tuple[str, ...], list[Past]] = {}
+    for row in rows:
+        device, work, hours = (
+            catalogue().get(row["hw_id"].strip()),
+            workload_of(row),
+            _number(row, "acc_hours"),
+        )
+        if device and work and hours > 0 and _kin(row) and not _contradictions(row, device, work):
+            error = math.log(hours / device_hours(device, work).value)
+            found.setdefault(_kin(row), []).append((row, work.active, error))
+    return found
+
+
+def _hours(row: Mapping[str, str], device: Device, work: Workload, past: Sequence[Past]) -> Derived:
     alone = device_hours(device, work)
-    errors = [
-        math.log(_number(one, "acc_hours") / device_hours(device, other).value)
-        for one in rows
-        if one is not row
-        and _is_sibling(one, row)
-        and (other := workload_of(one))
-        and other.active <= work.active
-        and not _contradictions(one, device, other)
-    ]
+    errors = [error for other, active, error in past if other is not row and active <= work.active]
     if not errors:
         return alone
     mean, share = sum(errors) / len(errors), len(errors) / (len(errors) + _MEMBERS_OVER_FAMILIES)
     how = f"{alone.how}; x {math.exp(share * mean):.2f}: {len(errors)} runs of the same family took "
     how += f"{math.exp(mean):.2f} x what was forecast"
     return within(alone.value * math.exp(share * mean), math.exp(Z80 / Z90 * _SIBLING_LOG90), how, "measured")
-
-
-def _is_sibling(one: Mapping[str, str], row: Mapping[str, str]) -> bool:
-    alike = all(one.get(name, "") == row.get(name, "") for name in _KIN)
-    return alike and bool(row.get("family")) and _number(one, "acc_hours") > 0
 
 
 def _energy(row: Mapping[str, str], device: Device, hours: Derived) -> Derived | None:
@@ -207,8 +215,9 @@ def _contradictions(row: Mapping[str, str], device: Device | None, work: Workloa
 
 
 def _number(row: Mapping[str, str], name: str) -> float:
-    """NaN for empty or unreadable cells."""
+    """NaN for empty, unreadable and infinite cells."""
     try:
-        return float(row.get(name, "") or "nan")
+        value = float(row.get(name, "") or "nan")
     except ValueError:
         return math.nan
+    return value if math.isfinite(value) else math.nan
