@@ -228,7 +228,8 @@ class Plan:
 
     @staticmethod
     def from_keys(value: dict[str, Any]) -> dict[str, Any]:
-        """Keys that are no fields are numbers."""
+        """Keys that are no fields are numbers; `stepladder plan --json` adds two that follow from them."""
+        value = {key: item for key, item in value.items() if key not in ("spread", "measurements")}
         known = set(Plan.__dataclass_fields__)
         numbers = {key: item for key, item in value.items() if key not in known}
         fields = {key: item for key, item in value.items() if key in known}

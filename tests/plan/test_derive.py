@@ -72,6 +72,7 @@ def test_why_prints_the_chain_once_and_ends_in_circles():
         "      seconds: as above",
         "    pace = 0.0001 (8.33e-05 to 0.00012)  [measured]  three runs",
         "  watts = 16 (8 to 32)  [prior]  a guess",
+        "its spread comes from power 94%, pace 6%",
     ]
 
 

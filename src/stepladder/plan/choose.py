@@ -6,30 +6,32 @@ The law is any callable (parameters, tokens) -> Interval, so that this file does
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from stepladder.errors import PlanError
-from stepladder.models.count import count_params, train_flops_per_token
+from stepladder.models.count import count_params
+from stepladder.plan.conflicts import reject_conflicts
 from stepladder.plan.costs import cost_numbers
-from stepladder.plan.derive import exact, probability_above, within
+from stepladder.plan.derive import Z80, exact, within
+from stepladder.plan.front import alternatives
 from stepladder.plan.machine import Machine
-from stepladder.plan.prior import USUAL_EPOCHS, LossLaw, useful_tokens
+from stepladder.plan.moredata import data_numbers
+from stepladder.plan.prior import USUAL_EPOCHS, LossLaw
 from stepladder.plan.rates import RecipeRule
-from stepladder.plan.reliability import goodput
-from stepladder.plan.search import (
-    LIMITS,
-    Candidate,
-    Problem,
-    candidate_shapes,
-    search,
-    seconds_per_token,
-)
+from stepladder.plan.reasons import numbers_of
+from stepladder.plan.risk import broken
+from stepladder.plan.search import LIMITS, Candidate, Problem, candidate_shapes, search
 from stepladder.plan.site import Site, site_for
 from stepladder.plan.throughput import Throughput, assumed_throughput, fit_throughput
 from stepladder.records import Brief, Corpus, Derived, Layout, Observation, Plan, Shape
 
 # Without corpus and override: what the measured small ladders used (docs/log.md), and what is usual on GPUs.
 _CPU_CONTEXT, _GPU_CONTEXT, _CPU_VOCABULARY, _GPU_VOCABULARY = 128, 2_048, 4_096, 32_768
+# Speed of a device changes by 6 % (1 sigma) with the root of the doublings of their number, and by 30 % from
+# one device to another at the same share of the peak: published steps, bench/plan_transfer.py.
+_DOUBLING_SD, _DEVICE_SD = 0.06, 0.30
+# Bytes that a token spells where no corpus says: English with the vocabularies of large models.
+_USUAL_BYTES = 4.4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +40,8 @@ class ChooseOptions:
 
     `corpus_folder` goes into the plan. `like` fixes depth, heads and context (the ladder's). `layout` and
     `speedup` replace the rule for where the target runs and how much faster that is than the rungs were.
-    `spent_seconds` is wall time that the ladder used; negative: added up from the observations.
+    `spent_seconds` is wall time that the ladder used; negative: added up from the observations. `shape`
+    fixes the model; `loss_from` says where the law came from.
     """
 
     corpus_folder: str = "corpus"
@@ -50,6 +53,8 @@ class ChooseOptions:
     layout: Layout | None = None
     speedup: Derived | None = None
     spent_seconds: float = -1.0
+    shape: Shape | None = None
+    loss_from: str = ""
 
 
 def choose_plan(
@@ -63,15 +68,22 @@ def choose_plan(
 ) -> Plan:
     """The plan with the least loss within the limits, or the cheapest one that reaches `target_loss`.
 
-    Without observations, speed is that of the catalogue and intervals are wide; without a corpus any
-    amount of new text is taken for granted.
+    With `[override] regions`, the best of them too. Without observations, speed is that of the catalogue and
+    intervals are wide; without a corpus any amount of new text is taken for granted.
 
     Raises:
-        PlanError: nothing keeps the limits, or an id is unknown.
+        PlanError: nothing keeps the limits, an id is unknown, or keys of the brief contradict each other.
     """
-    problem = pose(brief, predict_loss, observations, machine, corpus, rates, options)
-    found = search(problem)
-    best = _best(problem, found)
+    reject_conflicts(brief)
+    problems = [
+        pose(one, predict_loss, observations, machine, corpus, rates, options)
+        for one in in_each_region(brief)
+    ]
+    found = _search_all(problems)
+    best = _best(problems[0], found)
+    problem = next(one for one in problems if one.brief.hardware.region == best.region)
+    loss = _loss_number(best, options)
+    numbers = numbers_of(problem, best, len(problem.shapes), loss) | data_numbers(problem, best)
     return Plan(
         name=options.name,
         corpus=options.corpus_folder,
@@ -79,12 +91,33 @@ def choose_plan(
         recipe=best.recipe,
         layout=best.layout,
         seed=int(brief.override.get("seed", 0)),
-        numbers=_numbers(problem, best, len(problem.shapes), options),
-        alternatives=_alternatives(problem, found, best),
-        limits=_risks(problem, best),
+        numbers=numbers,
+        alternatives=alternatives(found, best, problem.near),
+        limits=_risks(problem, best, numbers),
         objective=brief.objective,
         corpus_fingerprint=corpus.fingerprint if corpus else "",
     )
+
+
+def in_each_region(brief: Brief) -> list[Brief]:
+    """The brief for each of `[override] regions`, or as it is."""
+    names = [name.strip() for name in str(brief.override.get("regions", "")).split(",") if name.strip()]
+    places = names or [brief.hardware.region]
+    return [replace(brief, hardware=replace(brief.hardware, region=place)) for place in dict.fromkeys(places)]
+
+
+def _search_all(problems: Sequence[Problem]) -> list[Candidate]:
+    """What can be done in any region; the first region's error where nothing can be done in any."""
+    found: list[Candidate] = []
+    errors = []
+    for problem in problems:
+        try:
+            found += search(problem)
+        except PlanError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
 
 
 def pose(
@@ -99,18 +132,17 @@ def pose(
     """The problem that `choose_plan` solves."""
     rows = [row for row in observations if not row.notes.get("excluded")]
     site = site_for(brief, machine, rows)
+    over, like = brief.override, options.like
     if options.layout is not None:
         site = replace(site, layout=options.layout)
-    over, like = brief.override, options.like
+    if "memory_gib" in over:
+        site = replace(site, memory_bytes=min(site.memory_bytes, float(over["memory_gib"]) * 2**30))
     is_cpu = site.layout.device == "cpu"
     context = int(
         over.get("context_tokens")
         or (like.context_tokens if like else _CPU_CONTEXT if is_cpu else _GPU_CONTEXT)
     )
-    vocabulary = int(
-        (corpus.vocab_size if corpus else over.get("vocab_size"))
-        or (like.vocab_size if like else _CPU_VOCABULARY if is_cpu else _GPU_VOCABULARY)
-    )
+    vocabulary = vocabulary_of(brief, corpus, options, is_cpu=is_cpu)
     return Problem(
         brief=brief,
         site=site,
@@ -118,11 +150,14 @@ def pose(
         predict_loss=predict_loss,
         recipe_for=rates,
         size_column=options.size_column,
-        unique_tokens=float(corpus.tokens) if corpus else math.inf,
+        unique_tokens=float(over.get("unique_tokens", corpus.tokens if corpus else math.inf)),
         max_epochs=float(over.get("max_epochs", USUAL_EPOCHS)),
         largest_flops=max((row.flops for row in rows if math.isfinite(row.flops)), default=0.0),
         left=_left(brief, site, _spent(rows, machine, site, options)),
-        shapes=candidate_shapes(
+        near=_near(corpus, options.loss_unit),
+        shapes=(options.shape,)
+        if options.shape
+        else candidate_shapes(
             over,
             vocab_size=vocabulary,
             context_tokens=context,
@@ -133,12 +168,49 @@ def pose(
     )
 
 
+def vocabulary_of(brief: Brief, corpus: Corpus | None, options: ChooseOptions, *, is_cpu: bool) -> int:
+    """Entries: the corpus's, the brief's, the ladder's, or what is usual on such a device."""
+    like = options.shape or options.like
+    given = corpus.vocab_size if corpus else brief.override.get("vocab_size")
+    return int(given or (like.vocab_size if like else _CPU_VOCABULARY if is_cpu else _GPU_VOCABULARY))
+
+
 def _throughput(
     rows: Sequence[Observation], site: Site, machine: Machine, speedup: Derived | None
 ) -> Throughput:
-    if not any(row.seconds > 0 and row.flops > 0 for row in rows):
+    timed = [row for row in rows if row.seconds > 0 and row.flops > 0]
+    elsewhere = [row for row in timed if _is_number(row.notes.get("peak_flops"))]
+    if site.layout.device != "cpu" and site.peak_flops > 0:
+        # Seconds of a CPU say nothing of a GPU.
+        if not elsewhere:
+            return assumed_throughput(site.flops_per_second)
+        moved = [_at_site(row, site) for row in elsewhere]
+        return fit_throughput(moved, _transfer(elsewhere, site))
+    timed = [row for row in timed if row not in elsewhere]
+    if not timed:
         return assumed_throughput(site.flops_per_second)
-    return fit_throughput(rows, speedup or _layout_speedup(rows, site, machine))
+    return fit_throughput(timed, speedup or _layout_speedup(timed, site, machine))
+
+
+def _at_site(row: Observation, site: Site) -> Observation:
+    """The run as if it had been done at the site at the same share of the peak."""
+    return replace(row, seconds=row.seconds * float(row.notes["peak_flops"]) / site.peak_flops)
+
+
+def _transfer(rows: Sequence[Observation], site: Site) -> Derived:
+    """What is not known of a share of the peak where it was not measured."""
+    away = []
+    for row in rows:
+        doublings = abs(math.log2(float(row.notes["processes"]) / site.devices))
+        each = float(row.notes["peak_flops"]) / float(row.notes["processes"])
+        is_same = math.isclose(each * site.devices, site.peak_flops, rel_tol=0.01)
+        away.append(math.hypot(_DOUBLING_SD * math.sqrt(doublings), 0.0 if is_same else _DEVICE_SD))
+    sd, count = min(away), len(rows)
+    runs = "the runs" if count > 1 else "the run"
+    if sd == 0:
+        return exact(1.0, f"{runs} had the devices of this plan", "measured")
+    how = f"{runs} had other devices: taken at the same share of the peak"
+    return within(1.0, math.exp(Z80 * sd), how, "measured")
 
 
 def _layout_speedup(rows: Sequence[Observation], site: Site, machine: Machine) -> Derived:
@@ -165,7 +237,7 @@ def _spent(rows: Sequence[Observation], machine: Machine, site: Site, options: C
     if options.spent_seconds >= 0:
         return options.spent_seconds
     side_by_side = machine.cores if site.layout.device == "cpu" else 1
-    return sum(row.seconds for row in rows if row.seconds > 0) / side_by_side
+    return sum(row.seconds for row in rows if row.seconds > 0 and "past" not in row.notes) / side_by_side
 
 
 def _left(brief: Brief, site: Site, spent_seconds: float) -> dict[str, float]:
@@ -187,7 +259,7 @@ def _left(brief: Brief, site: Site, spent_seconds: float) -> dict[str, float]:
 def _best(problem: Problem, found: Sequence[Candidate]) -> Candidate:
     goal = problem.brief.goal
     if goal.target_loss is None:
-        return min(found, key=lambda one: one.loss.value)
+        return min(found, key=_by_loss)
     reaching = [one for one in found if one.loss.value <= goal.target_loss]
     if not reaching:
         best = min(found, key=lambda one: one.loss.value)
@@ -199,8 +271,13 @@ def _best(problem: Problem, found: Sequence[Candidate]) -> Candidate:
             next_command="edit stepladder.toml",
         )
     if goal.minimise == "loss":
-        return min(reaching, key=lambda one: one.loss.value)
-    return min(reaching, key=lambda one: _cost(problem, one, goal.minimise))
+        return min(reaching, key=_by_loss)
+    return min(reaching, key=lambda one: (_cost(problem, one, goal.minimise), *_by_loss(one)))
+
+
+def _by_loss(one: Candidate) -> tuple[float, float, float]:
+    """Of equal losses, as of one run in several regions, the one with less carbon and money."""
+    return one.loss.value, one.costs["kg_co2e"].value, one.costs["usd"].value
 
 
 def _cost(problem: Problem, one: Candidate, name: str) -> float:
@@ -209,160 +286,34 @@ def _cost(problem: Problem, one: Candidate, name: str) -> float:
     return amount * (1 + problem.brief.goal.inference_tokens / 3 / one.tokens)
 
 
-def _numbers(problem: Problem, best: Candidate, sizes: int, options: ChooseOptions) -> dict[str, Derived]:
-    shape, recipe = best.shape, best.recipe
-    flops = train_flops_per_token(shape)
-    params = count_params(shape).total
+def _loss_number(best: Candidate, options: ChooseOptions) -> Derived:
     is_prior = options.loss_source == "prior"
-    each = seconds_per_token(problem, shape, recipe.batch_tokens, recompute=best.layout.recompute == "full")
-    numbers = {
-        "params": _params_number(problem, params, sizes),
-        "tokens": _tokens_number(problem, best),
-        "batch_tokens": _batch_number(problem, recipe.batch_tokens, shape.context_tokens),
-        "learning_rate": _rate_number(problem, recipe.hidden_lr),
-        "seconds": best.seconds,
-        **best.costs,
-        "loss": Derived(
-            value=best.loss.value,
-            low=best.loss.low80,
-            high=best.loss.high80,
-            how=("what is known before measuring" if is_prior else "the fitted law")
-            + f" at `params` and `tokens`, in {options.loss_unit}",
-            source="prior" if is_prior else "law",
-        ),
-        "flops": exact(flops * best.tokens, "`flops_per_token` x `tokens`"),
-        "flops_per_token": exact(
-            flops, "6 for each multiplying parameter, and attention; counted from the shape"
-        ),
-        "steps": exact(best.tokens // recipe.batch_tokens, "`tokens` / `batch_tokens`"),
-        "tokens_per_param": exact(best.tokens / params, "`tokens` / `params`"),
-        "seconds_per_token": each,
-        "peak_bytes": best.memory.total,
-    }
-    if not problem.throughput.points:
-        numbers["flops_per_second"] = problem.site.flops_per_second
-    if best.layout.device != "cpu":
-        numbers["goodput"] = goodput(best.layout.nodes)
-    if math.isfinite(problem.unique_tokens):
-        numbers["epochs"] = _epochs_number(problem, best.tokens)
-    if "hours" in problem.left:
-        how = f"[budget] hours = {problem.brief.budget.hours:g} without what the ladder used"
-        numbers["seconds_left"] = exact(problem.left["hours"] * 3600, how, "user")
-    return numbers
+    law = options.loss_from or ("what is known before measuring" if is_prior else "the fitted law")
+    return Derived(
+        value=best.loss.value,
+        low=best.loss.low80,
+        high=best.loss.high80,
+        how=f"{law} at `params` and `tokens`, in {options.loss_unit}",
+        source="prior" if is_prior else "law",
+    )
 
 
-def _params_number(problem: Problem, params: int, sizes: int) -> Derived:
-    over, goal = problem.brief.override, problem.brief.goal
-    for key in ("params", "width"):
-        if key in over:
-            return exact(params, f"[override] {key} = {over[key]:,}, counted from the shape", "user")
-    aim = "the least `loss`"
-    if goal.target_loss is not None and goal.minimise != "loss":
-        aim = f"the least {goal.minimise} that reaches a loss of {goal.target_loss:g}"
-        aim += f", {goal.inference_tokens:.2g} tokens of use included" if goal.inference_tokens else ""
-    return exact(params, f"of {sizes} sizes the one with {aim} within the limits, embeddings included", "law")
+def _near(corpus: Corpus | None, loss_unit: str) -> float:
+    """A hundredth of a nat per token in the unit of the law."""
+    if loss_unit != "bits per byte":
+        return 0.01
+    bytes_each = corpus.train.num_bytes / corpus.tokens if corpus and corpus.tokens else _USUAL_BYTES
+    return 0.01 / math.log(2) / bytes_each
 
 
-def _tokens_number(problem: Problem, best: Candidate) -> Derived:
-    if best.binds == "tokens":
-        return exact(best.tokens, "[override] tokens, in whole steps", "user")
-    reasons = {
-        "hours": "`seconds_left` / `seconds_per_token`, in whole steps, kept with a probability of 90 %",
-        "text": f"{problem.max_epochs:g} passes over {problem.unique_tokens:,.0f} tokens of text",
-        "horizon": f"{problem.brief.override.get('horizon', 0):g}x the compute of the largest rung",
-        "none": "what the target loss takes",
-    }
-    how = reasons.get(best.binds, f"what is left of [budget] {best.binds}, kept with a probability of 90 %")
-    if problem.brief.goal.target_loss is not None:
-        how = f"enough for the target loss; at most {how}"
-    return exact(best.tokens, how, "law" if best.binds == "none" else "rule")
-
-
-def _batch_number(problem: Problem, batch: int, context: int) -> Derived:
-    given = problem.brief.override.get("batch_tokens")
-    if given is not None:
-        how = "[override] batch_tokens"
-        if batch != given:
-            how += f" = {given:,}, rounded up to whole sequences for each process"
-        return exact(batch, how, "user")
-    return exact(batch, f"rule of plan/rates.py for `tokens`, in sequences of {context}")
-
-
-def _rate_number(problem: Problem, rate: float) -> Derived:
-    if "learning_rate" in problem.brief.override:
-        return exact(rate, "[override] learning_rate", "user")
-    return exact(rate, "hidden matrices: rule of plan/rates.py for width, `steps` and `batch_tokens`")
-
-
-def _epochs_number(problem: Problem, tokens: int) -> Derived:
-    epochs = tokens / problem.unique_tokens
-    how = f"`tokens` / {problem.unique_tokens:,.0f} tokens of text"
-    if epochs > 1:
-        worth = useful_tokens(tokens, problem.unique_tokens) / tokens
-        how += f"; repeats make them worth {worth:.1%} of as many new ones (arXiv:2305.16264)"
-    return exact(epochs, how)
-
-
-def _risks(problem: Problem, best: Candidate) -> dict[str, float]:
-    costs = {"hours": best.seconds, **best.costs}
-    risks = {
-        name: probability_above(costs[name], left * (3600 if name == "hours" else 1))
+def _risks(problem: Problem, best: Candidate, numbers: Mapping[str, Derived]) -> dict[str, float]:
+    """Probability of breaking each limit of the brief, and the memory."""
+    limits = {
+        ("seconds" if name == "hours" else name): left * (3600 if name == "hours" else 1)
         for name, left in problem.left.items()
     }
-    risks["memory"] = best.memory.probability_too_much
-    target = problem.brief.goal.target_loss
-    if target is not None:
-        loss = Derived(value=best.loss.value, low=best.loss.low80, high=best.loss.high80, how="")
-        risks["target_loss"] = probability_above(loss, target)
-    return {name: round(risk, 4) for name, risk in risks.items()}
-
-
-def _alternatives(
-    problem: Problem, found: Sequence[Candidate], best: Candidate
-) -> tuple[Mapping[str, Any], ...]:
-    """The least loss at shares of the cost (loss against seconds; usd, kWh and CO2 follow seconds at one
-    site), and two named choices."""
-    chosen = []
-    for share, reason in (
-        (0.5, "half the time"),
-        (0.25, "a quarter of the time"),
-        (0.125, "an eighth of the time"),
-    ):
-        paid = [one for one in found if one.seconds.value <= 1.01 * share * best.seconds.value]
-        if paid:
-            chosen.append((min(paid, key=lambda one: one.loss.value), f"least loss in {reason}"))
-    least = min(one.loss.value for one in found)
-    near = [one for one in found if one.loss.value <= least + 0.01]
-    chosen.append((min(near, key=lambda one: one.seconds.value), "cheapest within 0.01 of the least loss"))
-    flops = 1.3 * best.tokens * train_flops_per_token(best.shape)
-    small = [
-        one
-        for one in found
-        if one.tokens * train_flops_per_token(one.shape) <= flops and one.loss.value <= best.loss.value * 1.01
-    ]
-    if small:
-        smallest = min(small, key=lambda one: count_params(one.shape).total)
-        chosen.append((smallest, "smallest within 1.3x the compute and 1 % of the loss"))
-    rows: dict[int, dict[str, Any]] = {}
-    for one, reason in chosen:
-        if one is best:
-            continue
-        row = rows.setdefault(id(one), {"why": reason, **_row(one)})
-        if row["why"] != reason:
-            row["why"] += "; " + reason
-    return tuple(sorted(rows.values(), key=lambda row: row["seconds"]))
-
-
-def _row(one: Candidate) -> dict[str, float]:
-    return {
-        "params": count_params(one.shape).total,
-        "width": one.shape.width,
-        "tokens": one.tokens,
-        "loss": one.loss.value,
-        "loss_low80": one.loss.low80,
-        "loss_high80": one.loss.high80,
-        "seconds": one.seconds.value,
-        "usd": one.costs["usd"].value,
-        "kwh": one.costs["kwh"].value,
-        "kg_co2e": one.costs["kg_co2e"].value,
-    }
+    limits["peak_bytes"] = best.memory.available / best.memory.processes_sharing
+    if problem.brief.goal.target_loss is not None:
+        limits["loss"] = problem.brief.goal.target_loss
+    words = {"seconds": "hours", "peak_bytes": "memory", "loss": "target_loss"}
+    return {words.get(name, name): round(risk, 4) for name, risk in broken(numbers, limits).items()}

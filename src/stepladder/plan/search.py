@@ -23,6 +23,8 @@ KEEP = 0.1
 # Full recompute runs the forward pass twice: 4 thirds of the arithmetic.
 _RECOMPUTE = 4 / 3
 _MOST_TOKENS, _MOST_WIDTHS = 1e16, 90
+# Shorter runs of each shape, down to an eighth, for those who want to pay less.
+_HALVINGS = range(7)
 # A family with a fixed head count ends where its heads are wider than any published decoder's.
 _WIDEST_HEAD = 256
 # Where neither money nor time ends the run, 20 tokens a parameter (arXiv:2203.15556) set its size.
@@ -31,7 +33,8 @@ _USUAL_RATIO = 20.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """What is to be chosen from. `left` holds what the ladder has left of each limit of the brief."""
+    """What is to be chosen from. `left` holds what the ladder has left of each limit of the brief; `near` is
+    .01 nats per token in the unit of the law."""
 
     brief: Brief
     site: Site
@@ -44,11 +47,12 @@ class Problem:
     largest_flops: float
     left: Mapping[str, float]
     shapes: tuple[Shape, ...]
+    near: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A run that could be done. `binds` names the limit that ended its tokens."""
+    """A run that could be done in `region`. `binds` names the limit that ended its tokens."""
 
     shape: Shape
     tokens: int
@@ -59,6 +63,7 @@ class Candidate:
     costs: Mapping[str, Derived]
     memory: MemoryNeed
     binds: str
+    region: str
 
 
 def candidate_shapes(
@@ -169,6 +174,7 @@ def evaluate(problem: Problem, shape: Shape, tokens: float, binds: str) -> Candi
         costs=cost_numbers(seconds, problem.site),
         memory=memory,
         binds=binds,
+        region=problem.brief.hardware.region,
     )
 
 
@@ -232,7 +238,7 @@ def search(problem: Problem) -> list[Candidate]:
     found = []
     for shape in shapes:
         tokens, binds = most_tokens(problem, shape)
-        lengths = (tokens,) if binds == "tokens" else (tokens, tokens / 2, tokens / 4, tokens / 8)
+        lengths = (tokens,) if binds == "tokens" else tuple(tokens / 2 ** (at / 2) for at in _HALVINGS)
         if problem.brief.goal.target_loss is not None and binds != "tokens":
             reached = _tokens_for_loss(problem, shape, problem.brief.goal.target_loss, tokens)
             lengths = (*lengths, reached) if reached else lengths

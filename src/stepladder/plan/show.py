@@ -1,84 +1,147 @@
 """A plan in; lines for people out."""
 
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
+from stepladder.plan.narrow import Measurement
+from stepladder.plan.risk import shares
 from stepladder.plan.why import show
 from stepladder.records import Derived, Plan
 from stepladder.units import format_bytes, format_count, format_seconds, format_usd
 
 # The order in which people ask; the rest is behind --why.
-_SHOWN = (
-    "params",
-    "tokens",
-    "batch_tokens",
-    "learning_rate",
-    "loss",
-    "seconds",
-    "usd",
-    "kwh",
-    "kg_co2e",
-    "peak_bytes",
-    "epochs",
-)
+_CHOSEN = ("params", "tokens", "batch_tokens", "learning_rate", "epochs")
+_FORECAST = ("loss", "seconds", "usd", "kwh", "kg_co2e", "peak_bytes", "usd_with_use", "goodput")
+_ADVICE = ("epochs_worth", "usd_per_million_new_tokens")
+WORDS = {
+    "params": "parameters",
+    "batch_tokens": "batch",
+    "learning_rate": "rate",
+    "seconds": "time",
+    "kg_co2e": "kg CO2e",
+    "kwh": "kWh",
+    "peak_bytes": "memory",
+    "usd_with_use": "usd with use",
+}
 _FORMATS = {
     "params": format_count,
     "tokens": format_count,
+    "batch_tokens": format_count,
     "seconds": format_seconds,
     "usd": format_usd,
+    "usd_with_use": format_usd,
     "peak_bytes": format_bytes,
+    "usd_per_million_new_tokens": format_usd,
 }
+_WIDTH, _INDENT = 105, " " * 17
 
 
-def plan_lines(plan: Plan, notes: Sequence[str] = ()) -> list[str]:
-    """Choice, costs, risks and alternatives."""
+def plan_lines(plan: Plan, measurements: Sequence[Measurement] = (), notes: Sequence[str] = ()) -> list[str]:
+    """Choice, costs with P10, P50 and P90, risks, alternatives, and what would narrow them."""
+    lines = [f"plan {plan.name}", *_place(plan)]
+    for name in _CHOSEN:
+        if name in plan.numbers:
+            lines.append(f"  {WORDS.get(name, name):14s} {shown(name, plan.numbers[name].value)}")
+    lines.append(f"  {'':14s} {'P50':>11s} {'P10':>11s} {'P90':>11s}   {'source':9s}  spread comes from")
+    lines += [_row(plan, name) for name in _FORECAST if name in plan.numbers]
+    if plan.limits:
+        risks = ", ".join(f"{name} {risk:.0%}" for name, risk in plan.limits.items())
+        lines.append(f"  breaks a limit {risks}")
+    for name in _ADVICE:
+        if name in plan.numbers:
+            text = (
+                f"{name.replace('_', ' ')} {shown(name, plan.numbers[name].value)}: {plan.numbers[name].how}"
+            )
+            lines += _wrapped("  text           ", text.replace("`", ""))
+    lines += _alternatives(plan)
+    if measurements:
+        lines.append("what would narrow it, by the share of all spread that it removes")
+        lines += [line for one in measurements for line in _measurement(one)]
+    lines += [line for note in notes for line in _wrapped("note: ", note)]
+    return [
+        *lines,
+        *_wrapped("reasons: ", "stepladder plan --why NAME, for any of " + ", ".join(plan.numbers)),
+    ]
+
+
+def shown(name: str, value: float) -> str:
+    """A value in the unit that people read."""
+    if name.startswith("usd") and value >= 1_000:
+        return f"${value:,.0f}"
+    if form := _FORMATS.get(name):
+        return form(value)
+    return format_count(value) if value >= 1e4 else f"{value:,.4g}"
+
+
+def _place(plan: Plan) -> list[str]:
     shape, layout = plan.shape, plan.layout
+    kv = f" ({shape.num_kv_heads} for keys)" if shape.num_kv_heads != shape.num_heads else ""
     where = f"{layout.processes} process{'es' if layout.processes > 1 else ''} on {layout.device}"
+    where += f" in {layout.nodes} nodes" if layout.nodes > 1 else ""
     where += f", {layout.threads} threads each" if layout.device == "cpu" else ""
     where += f", {layout.precision}" + (f", {layout.shard}" if layout.shard != "none" else "")
+    degrees = layout.degrees
+    for name in ("tensor", "pipeline", "context"):
+        degree = getattr(degrees, name)
+        where += f", {name} {degree}" if degree > 1 else ""
+    where += f", micro-batch {layout.micro_batch_sequences}" if layout.micro_batch_sequences else ""
     where += f", {layout.recompute} recompute" if layout.recompute != "none" else ""
-    lines = [
-        f"plan {plan.name}",
-        f"  shape          {shape.num_layers} layers, width {shape.width}, {shape.num_heads} heads of "
+    return [
+        f"  shape          {shape.num_layers} layers, width {shape.width}, {shape.num_heads} heads{kv} of "
         f"{shape.head_dim}, vocabulary {shape.vocab_size:,}, context {shape.context_tokens:,}",
         f"  where          {where}",
     ]
-    for name in _SHOWN:
-        if name in plan.numbers:
-            number = plan.numbers[name]
-            lines.append(f"  {name:14s} {_with_ends(name, number):38s} {number.source}")
-    if plan.limits:
-        risks = ", ".join(f"{name} {risk:.0%}" for name, risk in plan.limits.items())
-        lines.append(f"  risk of more   {risks}")
-    if plan.alternatives:
-        lines.append("alternatives")
+
+
+def _row(plan: Plan, name: str) -> str:
+    number = plan.numbers[name]
+    cells = [shown(name, number.value)]
+    cells += [shown(name, end) for end in (number.low, number.high)] if number.high > number.low else ["", ""]
+    found = [f"{end} {share:.0%}" for end, share in shares(plan.numbers, name).items() if share >= 0.05]
+    row = f"  {WORDS.get(name, name):14s} " + " ".join(f"{cell:>11s}" for cell in cells)
+    return f"{row}   {number.source:9s}  {', '.join(found[:3])}".rstrip()
+
+
+def _alternatives(plan: Plan) -> list[str]:
+    if not plan.alternatives:
+        return []
+    places = {row.get("region", "") for row in plan.alternatives}
+    lines = [f"alternatives {'':1s}parameters  tokens    loss         time         usd   kg CO2e"]
     for row in plan.alternatives:
-        lines.append(
-            f"  {format_count(row['params']):>7s} parameters {format_count(row['tokens']):>7s} tokens  "
-            f"loss {row['loss']:.4g}  {format_seconds(row['seconds']):>12s}  {row['why']}"
-        )
-    lines += [f"note: {note}" for note in notes]
-    return [*lines, "reasons: stepladder plan --why NAME, for any of " + ", ".join(plan.numbers)]
+        lines.append(_alternative(row, several_regions=len(places) > 1))
+    return lines
 
 
-def narrowing(plan: Plan) -> list[str]:
-    """The cheapest measurements that would narrow the plan, most useful first; at most three."""
-    numbers = plan.numbers
-    lines = []
-    if numbers["loss"].source == "prior":
-        lines.append("the loss is not forecast from your text: stepladder ladder, then stepladder fit")
-    if numbers["seconds_per_token"].source == "prior":
-        lines.append("speed was not measured: one small run (stepladder ladder) narrows all costs")
-    if numbers["watts"].source == "prior":
-        lines.append("power was not measured: read a watt meter once and set watts_per_device in [override]")
-    if numbers["usd_per_device_hour"].source in ("prior", "catalogue"):
-        lines.append("the price is the catalogue's: set usd_per_device_hour in [override] to yours")
-    return lines[:3]
+def _alternative(row: Any, *, several_regions: bool) -> str:
+    mark = "*" if row.get("front") else " "
+    why = "" if row["why"].startswith("nothing beats") else f"  {row['why']}"
+    place = f"  {row['region']}" if several_regions else ""
+    carbon = f"{row['kg_co2e']:.3g}"
+    line = (
+        f"  {mark} {format_count(row['params']):>19s} {format_count(row['tokens']):>7s}  {row['loss']:6.4g} "
+        f"{format_seconds(row['seconds']):>12s} {format_usd(row['usd']):>11s} {carbon:>9s}{place}"
+    )
+    return textwrap.shorten(f"{why}", 48, placeholder=" …").join([line + "  ", ""]).rstrip() if why else line
 
 
-def _with_ends(name: str, number: Derived) -> str:
-    form = _FORMATS.get(name)
-    if form is None:
+def _measurement(one: Measurement) -> list[str]:
+    parts = ", ".join(f"{WORDS.get(name, name)} {share:.0%}" for name, share in one.removes.items())
+    head = f"  {one.score:4.0%}  "
+    lines = textwrap.wrap(f"{one.what} ({one.cost}); of {parts}", _WIDTH - len(head))
+    lines = [head + lines[0], *(" " * len(head) + line for line in lines[1:])]
+    return [*lines, f"        $ {one.command}"]
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    lines = textwrap.wrap(text, _WIDTH - len(head), break_on_hyphens=False, break_long_words=False) or [""]
+    return [head + lines[0], *(" " * len(head) + line for line in lines[1:])]
+
+
+def with_ends(name: str, number: Derived) -> str:
+    """'14.5 h (9.4 h to 22.5 h)'."""
+    if name not in _FORMATS:
         return show(number)
     if number.low == number.high:
-        return form(number.value)
-    return f"{form(number.value)} ({form(number.low)} to {form(number.high)})"
+        return shown(name, number.value)
+    return f"{shown(name, number.value)} ({shown(name, number.low)} to {shown(name, number.high)})"

@@ -1,27 +1,53 @@
 """A plan and the name of one of its numbers in; the chain of numbers it was made of, as text, out."""
 
-import re
 from collections.abc import Iterator, Mapping
 
 from stepladder.errors import PlanError, did_you_mean
+from stepladder.plan.risk import NAMED, shares
 from stepladder.records import Derived, Plan
 
-_NAME = re.compile(r"`(\w+)`")
+# Names that people use for numbers of the plan.
+_ALIASES = {
+    "time": "seconds",
+    "hours": "seconds",
+    "cost": "usd",
+    "money": "usd",
+    "energy": "kwh",
+    "carbon": "kg_co2e",
+    "memory": "peak_bytes",
+    "batch": "batch_tokens",
+    "lr": "learning_rate",
+    "rate": "learning_rate",
+    "size": "params",
+    "parameters": "params",
+    "price": "usd_per_device_hour",
+    "power": "watts",
+    "grid": "kg_co2e_per_kwh",
+    "speed": "seconds_per_token",
+}
 
 
 def explain(plan: Plan, name: str) -> list[str]:
-    """One line for the number, then one for each number that its reason names, indented, and so on.
+    """One line for the number, then one for each number that its reason names, indented, and so on; at last,
+    where the spread comes from.
 
     Raises:
         PlanError: the plan has no such number.
     """
-    if name not in plan.numbers:
+    wanted = _ALIASES.get(name.lower(), name) if name not in plan.numbers else name
+    if wanted not in plan.numbers:
         raise PlanError(
-            f'the plan has no number "{name}"{did_you_mean(name, plan.numbers)}',
+            f'the plan has no number "{name}"{did_you_mean(name, [*plan.numbers, *_ALIASES])}',
             allowed=", ".join(plan.numbers),
             next_command="stepladder plan --why seconds",
         )
-    return list(_walk(plan.numbers, name, 0, set()))
+    lines = list(_walk(plan.numbers, wanted, 0, set()))
+    found = shares(plan.numbers, wanted)
+    if len(found) > 1:
+        lines.append(
+            "its spread comes from " + ", ".join(f"{end} {share:.0%}" for end, share in found.items())
+        )
+    return lines
 
 
 def _walk(numbers: Mapping[str, Derived], name: str, depth: int, seen: set[str]) -> Iterator[str]:
@@ -32,15 +58,20 @@ def _walk(numbers: Mapping[str, Derived], name: str, depth: int, seen: set[str])
         return
     seen.add(name)
     yield f"{indent}{name} = {show(number)}  [{number.source}]  {number.how}"
-    for part in dict.fromkeys(_NAME.findall(number.how)):
+    for part in dict.fromkeys(NAMED.findall(number.how)):
         if part in numbers and part != name:
             yield from _walk(numbers, part, depth + 1, seen)
 
 
 def show(number: Derived) -> str:
     """'12.3 (11 to 14)', or the value alone when it is exact."""
-    value = f"{number.value:,.4g}" if abs(number.value) < 1e4 else f"{number.value:,.0f}"
+    value = _plain(number.value, 4)
     if number.low == number.high:
         return value
-    ends = [f"{end:,.3g}" if abs(end) < 1e4 else f"{end:,.0f}" for end in (number.low, number.high)]
-    return f"{value} ({ends[0]} to {ends[1]})"
+    return f"{value} ({_plain(number.low, 3)} to {_plain(number.high, 3)})"
+
+
+def _plain(value: float, digits: int) -> str:
+    if abs(value) >= 1e12:
+        return f"{value:.{digits}g}"
+    return f"{value:,.{digits}g}" if abs(value) < 1e3 else f"{value:,.0f}"

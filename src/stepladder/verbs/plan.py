@@ -1,65 +1,227 @@
-"""`stepladder plan`: a brief, and what was measured, in; plan.json out, with a reason for every number."""
+"""`stepladder plan`: a brief, or a shape and hardware, and what was measured, in; a plan with reasons out."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+Emitted = Literal["torchrun", "slurm", "kubernetes", "ray", "torchtitan", "megatron"]
 
-def plan(
-    brief: Annotated[Path, Parameter(help="The brief, or a plan.json to explain.")] = Path("stepladder.toml"),
-    *,
-    law: Annotated[Path | None, Parameter(help="law.json; by default the one beside the brief.")] = None,
-    observations: Annotated[Path | None, Parameter(help="CSV of measured runs, for speed.")] = None,
-    corpus: Annotated[
-        Path | None, Parameter(help="Corpus folder; by default the one beside the brief.")
-    ] = None,
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """Changes of the brief; with `shape`, or without a brief, all there is to say."""
+
+    shape: Annotated[str, Parameter(help='config.json, or "layers=32 width=4096 heads=32 ...".')] = ""
+    tokens: Annotated[str, Parameter(help="Training tokens, as 1e12 or 300B.")] = ""
+    device: Annotated[str, Parameter(help="Id of the catalogue, as h100-sxm, or this.")] = ""
+    count: Annotated[int | None, Parameter(help="Devices in each node.")] = None
+    nodes: Annotated[int | None, Parameter(help="Nodes.")] = None
+    region: Annotated[str, Parameter(help="Two letters, as SE or US.")] = ""
+    set_: Annotated[
+        list[str] | None,
+        Parameter(name="--set", negative="", help='Any key of a brief: "hours=8 usd=100 pue=1.1".'),
+    ] = None
+
+    @property
+    def words(self) -> str:
+        """All of it as KEY=VALUE."""
+        named = {key: getattr(self, key) for key in ("tokens", "device", "count", "nodes", "region")}
+        return " ".join([f"{key}={value}" for key, value in named.items() if value] + (self.set_ or []))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured."""
+
+    law: Annotated[Path | None, Parameter(help="law.json; by default the one beside the brief.")] = None
+    observations: Annotated[Path | None, Parameter(help="CSV of measured runs, for speed.")] = None
+    corpus: Annotated[Path | None, Parameter(help="Corpus folder; by default the one beside the brief.")] = (
+        None
+    )
+    from_run: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="", help='Log of a run of any trainer, as "log.csv device=a100-sxm-80 devices=8".'
+        ),
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Many forecasts at once."""
+
     runs: Annotated[
         Path | None, Parameter(help="CSV of training runs: forecast their hours and energy into --out.")
-    ] = None,
+    ] = None
     configs: Annotated[
         Path | None, Parameter(help="CSV of configurations: forecast step time and memory into --out.")
+    ] = None
+    measured: Annotated[Path | None, Parameter(help="CSV of measured steps, for --configs.")] = None
+
+
+def plan(
+    brief: Annotated[
+        Path | None, Parameter(help="The brief, or a plan.json; by default stepladder.toml.")
     ] = None,
-    measured: Annotated[Path | None, Parameter(help="CSV of measured steps, for --configs.")] = None,
+    *,
+    alone: Alone = Alone(),
+    known: Measured = Measured(),
+    tables: Tables = Tables(),
     out: Annotated[Path | None, Parameter(help="Write plan.json, or the table, here.")] = None,
     why: Annotated[str, Parameter(help="Explain this number of the plan.")] = "",
+    what_if: Annotated[
+        list[str] | None,
+        Parameter(negative="", help='Compare with the plan under "nodes=4 region=SE hours=none".'),
+    ] = None,
+    emit: Annotated[
+        tuple[Emitted, Path] | None,
+        Parameter(negative="", help="Write plan.json and the files of a job into a folder."),
+    ] = None,
     dry_run: Annotated[bool, Parameter(negative="", help="Print the plan and write nothing.")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Choose size, tokens, batch and layout; what was not measured comes from published figures."""
-    from stepladder.plan.show import narrowing, plan_lines
+    if tables.runs is not None or tables.configs is not None:
+        return _table(tables, out, json_=json_)
     from stepladder.plan.why import explain
-    from stepladder.records import Plan, from_json, to_json
-    from stepladder.store import read_json, write_json
 
-    if runs is not None or configs is not None:
-        return _table(runs, configs, measured, out, json_=json_)
-    if brief.suffix == ".json":
-        made, notes = from_json(Plan, read_json(brief)), []
-    else:
-        made, notes = _make(brief, law, observations, corpus)
-    if out is not None and not dry_run:
-        write_json(out, to_json(made))
-    if json_:
-        print(json.dumps(to_json(made)))
-    elif why:
+    asked = _Asked(brief, alone, known, out or (emit[1] / "plan.json" if emit else None))
+    made = asked.plan
+    if why:
         print("\n".join(explain(made, why)))
+        return 0
+    if what_if:
+        _compare(asked, what_if, json_=json_)
+        return 0
+    written = _write(made, out, emit) if not dry_run else []
+    if json_:
+        print(json.dumps(_json(made)))
     else:
-        lines = plan_lines(made, [*notes, *narrowing(made)])
-        print("\n".join(lines))
-        if out is not None and not dry_run:
-            print(f"wrote {out}")
+        print("\n".join([*_lines(asked), *(f"wrote {path}" for path in written)]))
     return 0
 
 
-def _table(
-    runs: Path | None, configs: Path | None, measured: Path | None, out: Path | None, *, json_: bool
-) -> int:
+class _Asked:
+    """What the words of the command line come to: a plan, and how to make another under a change."""
+
+    def __init__(self, brief: Path | None, alone: Alone, known: Measured, out: Path | None) -> None:
+        from stepladder.plan.inputs import Sources, brief_value, brief_with, gather
+        from stepladder.plan.standalone import bare_brief, shape_from
+        from stepladder.plan.whatif import Change, changed, changes_from
+        from stepladder.records import Plan, from_json
+        from stepladder.store import read_json
+
+        self.notes: list[str] = []
+        self._given = None
+        if brief and brief.suffix == ".json":
+            self.plan = from_json(Plan, read_json(brief))
+            return
+        self._where = brief or Path("stepladder.toml")
+        shape, notes = shape_from(alone.shape) if alone.shape else (None, [])
+        is_bare = brief is None and (alone.shape != "" or (alone.words != "" and not self._where.exists()))
+        if is_bare:
+            self._where = Path("the command line")
+        value: Mapping[str, Any] = bare_brief() if is_bare else brief_value(self._where)
+        words = alone.words
+        change = changes_from([words], "--set")[0] if words else Change(label="", values={})
+        made = brief_with(value, self._where, change)
+        self._value = changed(value, change)
+        sources = Sources(
+            law=known.law,
+            observations=known.observations,
+            corpus=known.corpus,
+            past=tuple(known.from_run or ()),
+        )
+        folder = Path("/nonexistent") if is_bare else self._where.parent
+        given = gather(folder, sources, made, shape)
+        self._given = replace(given, options=replace(given.options, corpus_folder=_corpus(given, out)))
+        self.notes = [*notes, *given.notes]
+        self.plan = self._given.plan(made)
+
+    def under(self, text: str):
+        """The column of the plan under one change."""
+        from stepladder.errors import PlanError
+        from stepladder.plan.compare import column
+        from stepladder.plan.inputs import brief_with
+        from stepladder.plan.whatif import changes_from
+
+        if self._given is None:
+            raise PlanError("a plan.json alone cannot be planned again", allowed="--what-if with the brief")
+        change = changes_from([text])[0]
+        made = brief_with(self._value, self._where, change)
+        try:
+            return column(change, self._given.plan(made))
+        except PlanError as error:
+            return column(change, error)
+
+
+def _corpus(given: Any, out: Path | None) -> str:
+    """The corpus as seen from where the plan will lie."""
+    import os
+
+    folder = Path(given.options.corpus_folder)
+    if given.corpus is None or out is None or folder.is_absolute():
+        return given.options.corpus_folder
+    return os.path.relpath(folder, out.parent)
+
+
+def _compare(asked: _Asked, texts: Sequence[str], *, json_: bool) -> None:
+    from stepladder.plan.compare import compare_json, compare_lines
+    from stepladder.plan.whatif import changes_from
+
+    changes_from(texts)  # all that is wrong with any of them, before anything is planned
+    columns = [asked.under(text) for text in texts]
+    if json_:
+        print(json.dumps(compare_json(asked.plan, columns)))
+    else:
+        print("\n".join(compare_lines(asked.plan, columns)))
+
+
+def _lines(asked: _Asked) -> list[str]:
+    from stepladder.plan.narrow import measurements
+    from stepladder.plan.show import plan_lines
+
+    return plan_lines(asked.plan, measurements(asked.plan), asked.notes)
+
+
+def _json(made: Any) -> dict[str, Any]:
+    """The plan, and beside it what its spread comes from and what would narrow it."""
+    from stepladder.plan.narrow import measurements
+    from stepladder.plan.risk import shares
+    from stepladder.records import to_json
+
+    spread = {name: found for name in made.numbers if (found := shares(made.numbers, name))}
+    return {**to_json(made), "spread": spread, "measurements": to_json(measurements(made))}
+
+
+def _write(made: Any, out: Path | None, emit: tuple[Emitted, Path] | None) -> list[Path]:
+    from stepladder.records import to_json
+    from stepladder.store import write_json
+
+    written = []
+    if out is not None:
+        write_json(out, to_json(made))
+        written.append(out)
+    if emit:
+        from stepladder.launch.emit import emit_job
+
+        written += emit_job(emit[0], made, emit[1])
+    return written
+
+
+def _table(tables: Tables, out: Path | None, *, json_: bool) -> int:
     from stepladder.errors import PlanError
     from stepladder.plan.configs import predict_configs, write_configs
     from stepladder.plan.published import predict_published, write_published
 
+    runs, configs = tables.runs, tables.configs
     if out is None or (runs is not None and configs is not None):
         raise PlanError(
             "--runs and --configs each need a file to write",
@@ -71,7 +233,7 @@ def _table(
         write_published(out, hours)
         reasons = [(row.id, row.reason) for row in hours]
     else:
-        steps = predict_configs(configs or Path(), measured)
+        steps = predict_configs(configs or Path(), tables.measured)
         write_configs(out, steps)
         reasons = [(row.id, row.reason) for row in steps]
     refused = {name: reason for name, reason in reasons if reason}
@@ -82,49 +244,3 @@ def _table(
     for name, reason in refused.items():
         print(f"  {name}: {reason}")
     return 0
-
-
-def _make(brief_path: Path, law_path: Path | None, runs: Path | None, corpus: Path | None):
-    from stepladder.brief import load_brief
-    from stepladder.plan.choose import ChooseOptions, choose_plan
-    from stepladder.plan.inputs import (
-        corpus_from,
-        family_from,
-        first_of,
-        law_from,
-        loss_of,
-        observations_from,
-    )
-    from stepladder.plan.machine import measure_machine
-    from stepladder.plan.prior import prior_loss_for
-    from stepladder.plan.rates import recipe_rule
-
-    brief, folder, notes = load_brief(brief_path), brief_path.parent, []
-    law_path = law_path or first_of(folder, ("law.json",))
-    runs = runs or first_of(folder, ("observations.csv", "ladder/observations.csv"))
-    text = corpus or (folder / "corpus" if (folder / "corpus" / "corpus.json").exists() else None)
-    given = law_from(law_path) if law_path else None
-    rows = observations_from(runs) if runs else []
-    options = ChooseOptions(
-        name=brief.name,
-        corpus_folder=str(text or "corpus"),
-        loss_source="law" if given else "prior",
-        loss_unit=given.loss_unit.replace("_", " ") if given else "nats per token",
-        like=family_from(runs) if runs else None,
-        size_column=given.size_column if given else "params",
-    )
-    notes += [f"read {path}" for path in (law_path, runs, text) if path]
-    if given and given.refusal:
-        notes.append(f"the law refuses to forecast: {given.refusal}")
-    record = corpus_from(text) if text else None
-    vocabulary = record.vocab_size if record else int(brief.override.get("vocab_size", 4_096))
-    made = choose_plan(
-        brief,
-        loss_of(given) if given else prior_loss_for(vocabulary),
-        rows,
-        measure_machine(rates="cached"),
-        record,
-        recipe_rule(brief.override),
-        options,
-    )
-    return made, notes

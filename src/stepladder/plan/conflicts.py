@@ -1,0 +1,111 @@
+"""A brief in; nothing, or one PlanError that lists everything in it that cannot be true together, out."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+from stepladder.errors import PlanError
+from stepladder.plan.hardware import Device, catalogue, grid_of
+from stepladder.records import Brief
+
+# As many as help; the whole catalogue does not.
+_MOST_NAMES = 6
+
+
+def reject_conflicts(brief: Brief) -> None:
+    """Raises:
+    PlanError: an id is not in the catalogue, or values contradict each other; all of them are listed.
+    """
+    problems = [*_unknown(brief), *_of_size(brief), *_of_layout(brief), *_of_costs(brief)]
+    if problems:
+        plural = "s that contradict" if len(problems) > 1 else " that contradicts"
+        title = f"the brief has {len(problems)} value{plural} the rest or the catalogue"
+        raise PlanError(listed(title, problems), next_command="mend these in stepladder.toml, or with --set")
+
+
+def listed(title: str, problems: Sequence[str]) -> str:
+    """The title, and a line for each problem."""
+    return "\n".join([title, *(f"  - {problem}" for problem in problems)])
+
+
+def near_names(word: str) -> list[str]:
+    """Ids of devices that somebody who wrote `word` may mean: its letters are in them, or its figures."""
+    letters = re.sub(r"[^a-z0-9]", "", word.lower())
+    digits = re.findall(r"\d{2,}", letters)
+
+    def rank(device: Device) -> tuple[int, int]:
+        plain = re.sub(r"[^a-z0-9]", "", device.id)
+        if letters in plain or plain in letters:
+            return 0, abs(len(plain) - len(letters))
+        return (1, len(plain)) if digits and any(number in plain for number in digits) else (2, 0)
+
+    ranked = sorted(catalogue().values(), key=rank)
+    nearest = min(rank(ranked[0])[0], 1)
+    return [device.id for device in ranked if rank(device)[0] == nearest][:_MOST_NAMES]
+
+
+def _unknown(brief: Brief) -> Iterator[str]:
+    name = brief.hardware.device
+    if name != "this" and name.strip().lower() not in catalogue():
+        near = near_names(name)
+        hint = f"did you mean {', '.join(near)}?" if near else f"allowed: this, {', '.join(catalogue())}"
+        yield f'device "{name}" is not in the catalogue; {hint}'
+    regions = str(brief.override.get("regions", "")).split(",")
+    for region in [brief.hardware.region, *regions]:
+        try:
+            grid_of(region or "world")
+        except PlanError as error:
+            yield f"{error.wrong}; allowed: two letters, as SE or US, or world"
+
+
+def _of_size(brief: Brief) -> Iterator[str]:
+    over, most = brief.override, brief.goal.max_params
+    if most is not None and float(over.get("params", 0)) > most:
+        yield f"[override] params = {over['params']:,} is above [goal] max_params = {most:,}"
+    width, heads = int(over.get("width", 0)), int(over.get("num_heads", 0))
+    if width and heads and width % (2 * heads):
+        yield f"[override] width = {width:,} is no multiple of 2 x num_heads = {2 * heads:,}"
+    if "tokens" in over and "horizon" in over:
+        yield "[override] tokens and horizon both end the run; keep one"
+    if "tokens" in over and "unique_tokens" in over:
+        passes, most_passes = float(over["tokens"]) / float(over["unique_tokens"]), over.get("max_epochs")
+        if most_passes is not None and passes > float(most_passes):
+            yield (
+                f"[override] tokens = {over['tokens']:,} are {passes:.3g} passes over unique_tokens = "
+                f"{over['unique_tokens']:,}, above max_epochs = {most_passes:g}"
+            )
+    if "tokens" in over and float(over.get("batch_tokens", 0)) > float(over["tokens"]):
+        yield f"[override] batch_tokens = {over['batch_tokens']:,} is above tokens = {over['tokens']:,}"
+
+
+def _of_layout(brief: Brief) -> Iterator[str]:
+    hardware, over = brief.hardware, brief.override
+    device = catalogue().get(hardware.device.strip().lower())
+    if device is None:
+        return
+    precision = over.get("precision")
+    if precision is not None and precision not in device.peaks:
+        yield f"[override] precision = {precision}: {device.name} has {', '.join(device.peaks)}"
+    for key in ("processes", "threads"):
+        if key in over and device.kind != "cpu":
+            yield f"[override] {key} is for CPUs; {device.name} runs one process for each device"
+    largest = max(device.node.devices, device.links.domain_devices if device.links.domain_devices > 0 else 0)
+    if device.kind == "gpu" and hardware.count > max(largest, 8):
+        nodes = math.ceil(hardware.count * hardware.nodes / device.node.devices)
+        yield (
+            f"count = {hardware.count} devices in one node: {device.name} comes in nodes of "
+            f"{device.node.devices}; write count = {device.node.devices} and nodes = {nodes}"
+        )
+    gib = float(over.get("memory_gib", 0))
+    if gib * 2**30 > device.mem_bytes * 1.1:
+        yield f"[override] memory_gib = {gib:g}: {device.name} has {device.mem_bytes / 2**30:.0f} GiB"
+
+
+def _of_costs(brief: Brief) -> Iterator[str]:
+    over = brief.override
+    if "regions" in over and "kg_co2e_per_kwh" in over:
+        yield "[override] kg_co2e_per_kwh holds for one grid, regions names several; keep one"
+    if "regions" in over and brief.hardware.region not in ("world", ""):
+        named = [name.strip().upper() for name in str(over["regions"]).split(",")]
+        if brief.hardware.region.upper() not in named:
+            yield f'[hardware] region = "{brief.hardware.region}" is not among [override] regions'
