@@ -4,9 +4,7 @@ Every node of ours runs the same `stepladder train`; the folder has to be seen b
 """
 
 import json
-import os
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +21,13 @@ _PORT = 29_500
 def emit_job(kind: Kind, plan: Plan, folder: Path) -> list[Path]:
     """Write plan.json and the job's files into `folder`; what was written, the plan first.
 
+    The plan's corpus is taken as seen from `folder`.
+
     Raises:
         PlanError: the layout cannot be said in the other trainer's words.
     """
     folder = folder.resolve()
     path, out = folder / "plan.json", folder / "run"
-    plan = _beside(plan, folder)
     texts = {
         "torchrun": lambda: {"train.sh": _HEAD + job_text("torchrun", plan, path, out)},
         "slurm": lambda: {"job.sbatch": job_text("slurm", plan, path, out)},
@@ -79,13 +78,6 @@ def ray_script(plan: Plan, path: Path, out: Path) -> str:
         cpus=here * layout.threads if layout.device == "cpu" else max(here, 1),
         port=_PORT,
     )
-
-
-def _beside(plan: Plan, folder: Path) -> Plan:
-    """The plan with its corpus as seen from the folder it will lie in."""
-    if Path(plan.corpus).is_absolute() or not (Path.cwd() / plan.corpus).exists():
-        return plan
-    return replace(plan, corpus=os.path.relpath(plan.corpus, folder))
 
 
 def _memory(plan: Plan, here: int) -> str:

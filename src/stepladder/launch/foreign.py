@@ -120,9 +120,9 @@ def _megatron_model(plan: Plan) -> list[str]:
         f"--vocab-size {shape.vocab_size}",
         "--make-vocab-size-divisible-by 1",
         "--position-embedding-type rope",
-        f"--rotary-base {shape.rope_theta:.0f}",
+        f"--rotary-base {shape.variant.rope_theta:.0f}",
         "--normalization RMSNorm",
-        f"--norm-epsilon {shape.norm_eps:g}",
+        f"--norm-epsilon {shape.variant.norm_eps:g}",
         "--qk-layernorm",
         "--swiglu",
         "--disable-bias-linear",
@@ -209,8 +209,8 @@ def _titan_module(plan: Plan) -> str:
         hidden_dim=shape.ffn_width,
         vocab_size=shape.vocab_size,
         max_seq_len=shape.context_tokens,
-        norm_eps=shape.norm_eps,
-        rope_theta=shape.rope_theta,
+        norm_eps=shape.variant.norm_eps,
+        rope_theta=shape.variant.rope_theta,
         tied=shape.tied_head,
     )
 

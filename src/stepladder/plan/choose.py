@@ -185,7 +185,7 @@ def _throughput(
         if not elsewhere:
             return assumed_throughput(site.flops_per_second)
         moved = [_at_site(row, site) for row in elsewhere]
-        return fit_throughput(moved, _transfer(elsewhere, site))
+        return replace(fit_throughput(moved, _transfer(elsewhere, site)), has_recompute=True)
     timed = [row for row in timed if row not in elsewhere]
     if not timed:
         return assumed_throughput(site.flops_per_second)

@@ -52,7 +52,7 @@ def _named(found: Sequence[Candidate], best: Candidate, near: float) -> Iterator
     for share, reason in _SHARES:
         paid = [one for one in found if one.seconds.value <= 1.01 * share * best.seconds.value]
         if paid:
-            yield min(paid, key=_least_loss), f"least loss in {reason}"
+            yield min(paid, key=_least_loss), f"best in {reason}"
     least = min(one.loss.value for one in found)
     close = [one for one in found if one.loss.value <= least + near]
     yield min(close, key=lambda one: (one.costs["usd"].value, *_paid(one))), "cheapest within 0.01 nats"
@@ -60,7 +60,7 @@ def _named(found: Sequence[Candidate], best: Candidate, near: float) -> Iterator
     small = [one for one in found if _flops(one) <= flops and one.loss.value <= best.loss.value * 1.01]
     if small:
         smallest = min(small, key=lambda one: (count_params(one.shape).total, *_paid(one)))
-        yield smallest, "smallest within 1.3x the compute and 1 % of the loss"
+        yield smallest, "smallest within 1.3x compute"
 
 
 def _thinned(best_of_all: Sequence[Candidate]) -> Iterator[Candidate]:

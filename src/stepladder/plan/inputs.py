@@ -116,9 +116,10 @@ def moved(law: LossLaw, runs: Sequence[PastRun]) -> LossLaw:
     level = 1 / math.sqrt(precision + 1 / _LEVEL_SD**2)
 
     def loss(params: float, tokens: float) -> Interval:
-        value = law(params, tokens).value * math.exp(shift)
+        before = law(params, tokens)
+        value, most = before.value * math.exp(shift), math.log(before.high80 / before.value) / Z80
         away = min(abs(math.log(params * tokens / run.params / run.tokens)) for run in seen)
-        sd = math.hypot(level, _DRIFT_SD * away)
+        sd = min(math.hypot(level, _DRIFT_SD * away), most)
         near, far = math.exp(Z80 * sd), math.exp(1.96 * sd)
         return Interval(
             value=value, low80=value / near, high80=value * near, low95=value / far, high95=value * far

@@ -141,7 +141,7 @@ def _longest(problem: Problem, shape: Shape, batch_tokens: float) -> tuple[float
 def seconds_per_token(problem: Problem, shape: Shape, batch_tokens: float, *, recompute: bool) -> Derived:
     """Forecast of the whole site."""
     forecast = problem.throughput.seconds_per_token(train_flops_per_token(shape), batch_tokens)
-    if not recompute:
+    if not recompute or problem.throughput.has_recompute:
         return forecast
     return times(f"{forecast.how}; x 4/3 for recomputing the forward pass", forecast, scale=_RECOMPUTE)
 

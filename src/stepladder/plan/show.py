@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from stepladder.plan.narrow import Measurement
 from stepladder.plan.risk import shares
@@ -107,22 +106,19 @@ def _alternatives(plan: Plan) -> list[str]:
     if not plan.alternatives:
         return []
     places = {row.get("region", "") for row in plan.alternatives}
-    lines = [f"alternatives {'':1s}parameters  tokens    loss         time         usd   kg CO2e"]
+    lines = [
+        "alternatives  parameters  tokens    loss        time        usd   kg CO2e   (* nothing beats it)"
+    ]
     for row in plan.alternatives:
-        lines.append(_alternative(row, several_regions=len(places) > 1))
+        why = "" if row["why"].startswith("nothing beats") else row["why"]
+        why = f"{row['region']}  {why}".strip() if len(places) > 1 else why
+        head = (
+            f"            {'*' if row.get('front') else ' '} {format_count(row['params']):>10s} "
+            f"{format_count(row['tokens']):>7s} {row['loss']:7.4g} {format_seconds(row['seconds']):>11s} "
+            f"{shown('usd', row['usd']):>10s} {shown('kg_co2e', row['kg_co2e']):>9s}  "
+        )
+        lines += _wrapped(head, why)
     return lines
-
-
-def _alternative(row: Any, *, several_regions: bool) -> str:
-    mark = "*" if row.get("front") else " "
-    why = "" if row["why"].startswith("nothing beats") else f"  {row['why']}"
-    place = f"  {row['region']}" if several_regions else ""
-    carbon = f"{row['kg_co2e']:.3g}"
-    line = (
-        f"  {mark} {format_count(row['params']):>19s} {format_count(row['tokens']):>7s}  {row['loss']:6.4g} "
-        f"{format_seconds(row['seconds']):>12s} {format_usd(row['usd']):>11s} {carbon:>9s}{place}"
-    )
-    return textwrap.shorten(f"{why}", 48, placeholder=" …").join([line + "  ", ""]).rstrip() if why else line
 
 
 def _measurement(one: Measurement) -> list[str]:
@@ -135,7 +131,7 @@ def _measurement(one: Measurement) -> list[str]:
 
 def _wrapped(head: str, text: str) -> list[str]:
     lines = textwrap.wrap(text, _WIDTH - len(head), break_on_hyphens=False, break_long_words=False) or [""]
-    return [head + lines[0], *(" " * len(head) + line for line in lines[1:])]
+    return [(head + lines[0]).rstrip(), *(" " * len(head) + line for line in lines[1:])]
 
 
 def with_ends(name: str, number: Derived) -> str:

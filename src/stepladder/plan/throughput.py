@@ -24,7 +24,8 @@ class Throughput:
     """seconds per token = per_step / batch + overhead + seconds_per_flop x FLOPs per token, for the layout it
     was measured in.
 
-    `left_out` is the median relative error when each run is forecast from the others.
+    `left_out` is the median relative error when each run is forecast from the others. `has_recompute`: the
+    runs were done as the target will be, so that recomputing is in their time already.
     """
 
     per_step: float
@@ -37,6 +38,7 @@ class Throughput:
     left_out: float
     speedup: Derived
     source: str
+    has_recompute: bool = False
 
     def seconds_per_token(self, flops_per_token: float, batch_tokens: float = math.inf) -> Derived:
         """Forecast with an 80 % interval; outside the measured sizes the two forms' difference widens it."""

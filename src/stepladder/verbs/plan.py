@@ -121,7 +121,8 @@ class _Asked:
         self.notes: list[str] = []
         self._given = None
         if brief and brief.suffix == ".json":
-            self.plan = from_json(Plan, read_json(brief))
+            made = from_json(Plan, read_json(brief))
+            self.plan = replace(made, corpus=_corpus(brief.parent / made.corpus, out)) if out else made
             return
         self._where = brief or Path("stepladder.toml")
         shape, notes = shape_from(alone.shape) if alone.shape else (None, [])
@@ -141,7 +142,8 @@ class _Asked:
         )
         folder = Path("/nonexistent") if is_bare else self._where.parent
         given = gather(folder, sources, made, shape)
-        self._given = replace(given, options=replace(given.options, corpus_folder=_corpus(given, out)))
+        text = Path(given.options.corpus_folder)
+        self._given = replace(given, options=replace(given.options, corpus_folder=_corpus(text, out)))
         self.notes = [*notes, *given.notes]
         self.plan = self._given.plan(made)
 
@@ -162,13 +164,12 @@ class _Asked:
             return column(change, error)
 
 
-def _corpus(given: Any, out: Path | None) -> str:
-    """The corpus as seen from where the plan will lie."""
+def _corpus(folder: Path, out: Path | None) -> str:
+    """The corpus as seen from where the plan will lie; one that is not there yet goes beside the plan."""
     import os
 
-    folder = Path(given.options.corpus_folder)
-    if given.corpus is None or out is None or folder.is_absolute():
-        return given.options.corpus_folder
+    if out is None or folder.is_absolute() or not folder.exists():
+        return str(folder)
     return os.path.relpath(folder, out.parent)
 
 
