@@ -117,6 +117,14 @@ def test_an_unknown_device_gets_near_names(tmp_path):
     assert row.reason == 'device "h100_sxm" is not in the catalogue (did you mean "h100-sxm"?)'
 
 
+def test_a_hardware_file_beside_the_runs_wins(tmp_path):
+    text = "[device.ours]\nlike = 'a100-sxm-80'\nbf16_tflops = 400\n[device.h100-sxm]\nwatts = 500\n"
+    (tmp_path / "hardware.toml").write_text("pue = 1.5\n" + text)
+    rows = forecast(tmp_path, "a,9.7e9,1e12,ours,,gpu,,\nb,,,h100-sxm,1000,system,,\n")
+    assert rows["a"]["status"] == "ok"
+    assert float(rows["b"]["energy_mwh"]) == pytest.approx(1000 * 500 * 1.5 / 1e6)
+
+
 def test_energy_that_was_computed_from_tdp_proves_nothing():
     rows = table(reference("runs_public.csv")).values()
     computed = [row for row in rows if row["energy_kind"] == "arithmetic" and row["energy_scope"] == "gpu"]

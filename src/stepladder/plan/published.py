@@ -15,6 +15,7 @@ from pathlib import Path
 from stepladder.errors import PlanError, did_you_mean
 from stepladder.plan.derive import Z80, exact, log_sd, times, within
 from stepladder.plan.hardware import Device, catalogue
+from stepladder.plan.overlay import Overlay, overlay_beside
 from stepladder.plan.power import device_watts, system_watts
 from stepladder.plan.utilisation import Z90, Workload, device_hours, peak16
 from stepladder.records import Derived
@@ -48,7 +49,7 @@ class Published:
 
 
 def predict_published(path: Path) -> list[Published]:
-    """One forecast for each row of the file.
+    """One forecast for each row of the file; a hardware.toml beside it wins over the catalogue.
 
     Raises:
         PlanError: the file is not a CSV with the columns id, params_active, tokens and hw_id.
@@ -64,10 +65,11 @@ def predict_published(path: Path) -> list[Published]:
                     allowed="at least " + ", ".join(_REQUIRED),
                 )
             rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
-            past = _past(rows)
-            return [_predict(row, past.get(_kin(row), ())) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PlanError(f"{path} cannot be read as CSV", got=str(error)) from error
+    overlay = overlay_beside(path)
+    past = _past(rows, overlay)
+    return [_predict(row, past.get(_kin(row), ()), overlay) for row in rows]
 
 
 def write_published(path: Path, rows: list[Published]) -> None:
@@ -90,18 +92,18 @@ def _ends90(number: Derived | None) -> tuple[float, float, float]:
     return number.value, number.value / factor, number.value * factor
 
 
-def _predict(row: Mapping[str, str], past: Sequence[Past]) -> Published:
-    device = catalogue().get(row["hw_id"].strip())
+def _predict(row: Mapping[str, str], past: Sequence[Past], overlay: Overlay) -> Published:
+    device = _device(row, overlay)
     work, known = workload_of(row), _number(row, "acc_hours")
     reasons = []
     if device is None:
-        known_ids = did_you_mean(row["hw_id"], catalogue())
+        known_ids = did_you_mean(row["hw_id"], [*overlay.devices, *catalogue()])
         reasons.append(f'device "{row["hw_id"]}" is not in the catalogue{known_ids}')
     if work is None and not known > 0:
         reasons.append("parameters or tokens are missing: hours cannot be forecast")
     hours = _hours(row, device, work, past) if device and work else None
     spent = exact(known, "given") if known > 0 else hours
-    energy = _energy(row, device, spent) if device and spent else None
+    energy = _energy(row, device, spent, overlay) if device and spent else None
     reasons += _contradictions(row, device, work)
     grid = _number(row, "grid_kg_per_kwh")
     factor = grid if grid > 0 else _GRID.value
@@ -139,15 +141,16 @@ def _kin(row: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(row.get(name, "") for name in _KIN) if row.get("family") else ()
 
 
-def _past(rows: Sequence[Mapping[str, str]]) -> dict[tuple[str, ...], list[Past]]:
+def _device(row: Mapping[str, str], overlay: Overlay) -> Device | None:
+    name = row["hw_id"].strip()
+    return overlay.devices.get(name) or catalogue().get(name)
+
+
+def _past(rows: Sequence[Mapping[str, str]], overlay: Overlay) -> dict[tuple[str, ...], list[Past]]:
     """Runs with their own hours, by what siblings share: the row, its size, log(hours / forecast)."""
     found: dict[tuple[str, ...], list[Past]] = {}
     for row in rows:
-        device, work, hours = (
-            catalogue().get(row["hw_id"].strip()),
-            workload_of(row),
-            _number(row, "acc_hours"),
-        )
+        device, work, hours = _device(row, overlay), workload_of(row), _number(row, "acc_hours")
         if device and work and hours > 0 and _kin(row) and not _contradictions(row, device, work):
             error = math.log(hours / device_hours(device, work).value)
             found.setdefault(_kin(row), []).append((row, work.active, error))
@@ -165,11 +168,13 @@ def _hours(row: Mapping[str, str], device: Device, work: Workload, past: Sequenc
     return within(alone.value * math.exp(share * mean), math.exp(Z80 / Z90 * _SIBLING_LOG90), how, "measured")
 
 
-def _energy(row: Mapping[str, str], device: Device, hours: Derived) -> Derived | None:
+def _energy(row: Mapping[str, str], device: Device, hours: Derived, overlay: Overlay) -> Derived:
     """MWh. The scope says what was metered: the accelerator alone or its share of the node, PUE or not."""
     scope, power, params = row.get("energy_scope", ""), _number(row, "power_w_per_acc"), size_of(row, device)
     if power > 0 and row.get("power_kind", "").startswith("measured"):
         watts = within(power, 1.1, "measured", "user")
+    elif device.id in overlay.watts and not scope.startswith("gpu"):
+        watts = overlay.watts[device.id]
     else:
         alone = device_watts(device, params) if scope.startswith("gpu") else None
         watts = alone or system_watts(device, params)
@@ -177,7 +182,7 @@ def _energy(row: Mapping[str, str], device: Device, hours: Derived) -> Derived |
     if scope == "gpu":
         overhead = exact(1.0, "the accelerator alone")
     else:
-        overhead = exact(pue, "given") if pue >= 1 else _PUE
+        overhead = exact(pue, "given") if pue >= 1 else overlay.site.get("pue", _PUE)
     return times("watts x hours x PUE", watts, hours, overhead, scale=1e-6)
 
 
