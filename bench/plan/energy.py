@@ -26,6 +26,8 @@ Row = Mapping[str, str]
 
 def measured(folder: Path) -> list[Row]:
     """Rows whose energy a counter or a meter gave."""
+    if not folder.is_dir():
+        raise SystemExit(f"the published runs are read from {folder}, which is absent")
     with (folder / "runs_public.csv").open(encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if row["energy_kind"].startswith("measured")]
 

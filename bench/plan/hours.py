@@ -76,6 +76,8 @@ class Known:
 
 def published(folder: Path) -> list[Known]:
     """Runs whose hours, size and tokens were published; runs of the energy table have hours made of FLOPs."""
+    if not folder.is_dir():
+        raise SystemExit(f"the published runs are read from {folder}, which is absent")
     with (folder / "runs_public.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] != "energy_power"]
     runs = []

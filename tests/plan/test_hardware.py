@@ -179,6 +179,14 @@ def test_every_region_is_a_plausible_grid():
         assert 0.005 < low < value < high < 1.3
 
 
+def test_cleaner_grids_are_known_less_well():
+    for row in rows("grid.csv"):
+        low, value, high = (float(row[name]) for name in ("low", "kg_co2e_per_kwh", "high"))
+        factor = 1.25 if value >= 0.2 else 1.5 if value >= 0.06 else 2.0
+        if row["id"] != "world":
+            assert (value / low, high / value) == pytest.approx((factor, factor), rel=0.02)
+
+
 def test_intervals_of_grids_hold_what_other_tools_say():
     path = Path(__file__).parents[2].parent / "shared/reference/compute/grid_intensity_tool_comparison.csv"
     if not path.exists():
