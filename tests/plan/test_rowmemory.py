@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stepladder.plan.configs import predict_configs
-from stepladder.plan.memory import in_flight
-from stepladder.plan.rowmemory import GIB, measured_factor, row_memory
+from stepladder.plan.memory import GIB, in_flight
+from stepladder.plan.rowmemory import measured_factor, row_memory
 
 CONFIGS = Path(__file__).parents[2].parent / "shared" / "reference" / "layout" / "configs_public.csv"
 # GPT-3 175B on 512 devices (arXiv:2205.05198, table 3).

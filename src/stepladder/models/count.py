@@ -57,32 +57,47 @@ def state_bytes(shape: Shape, optimiser: str = "adamw") -> dict[str, int]:
     return {"weights": 4 * total, "gradients": 4 * total, "optimiser": 4 * moments}
 
 
+def layer_activation_bytes(
+    shape: Shape, *, attention: Attention, value_bytes: int, recompute: str = "none"
+) -> tuple[dict[str, int], int]:
+    """Bytes a token that a layer keeps for its backward pass, by term, and that it computes again then.
+
+    `value_bytes` is 4, or 2 under bf16 autocast; the norms and the states between layers are fp32 in both.
+    Selective recompute does the attention again, full recompute the layer.
+    """
+    width, queries = shape.width, shape.num_heads * shape.head_dim
+    keys = shape.num_kv_heads * shape.head_dim
+    terms = {
+        "norms": 2 * (4 * width + 4),
+        "matrix_inputs": value_bytes * 2 * width,
+        "head_norms": 4 * (queries + keys) + 4 * (shape.num_heads + shape.num_kv_heads),
+        "attention": value_bytes * 4 * queries + (0 if attention == "explicit" else 4 * shape.num_heads),
+        "scores": shape.context_tokens * shape.num_heads * value_bytes if attention == "explicit" else 0,
+        "feed_forward": value_bytes * 4 * shape.ffn_width,
+    }
+    inside = {"none": (), "selective": ("head_norms", "attention", "scores")}.get(recompute, tuple(terms))
+    again = sum(terms.pop(name) for name in inside)
+    return (terms or {"layer_inputs": 4 * width}), again
+
+
+def head_activation_bytes(shape: Shape, value_bytes: int) -> int:
+    """Bytes for each token that the final norm and the head keep, without logits."""
+    return 4 * shape.width + 4 + value_bytes * shape.width
+
+
 def activation_bytes_per_token(
     shape: Shape, *, attention: Attention, value_bytes: int, recompute: str = "none"
 ) -> dict[str, int]:
     """Bytes that the forward pass keeps for the backward pass, for each token of the micro-batch, by term.
 
-    `value_bytes` is 4, or 2 under bf16 autocast; the norms keep fp32 in both. Selective recompute drops the
-    scores; full recompute keeps the input of each layer and one layer's worth. Copies of the weights are
-    not here (`autocast_copy_bytes`).
+    With what one layer computes again. Copies of the weights are not here (`autocast_copy_bytes`), nor are
+    logits: the head's loss has its gradients made in chunks.
     """
-    width, queries = shape.width, shape.num_heads * shape.head_dim
-    keys = shape.num_kv_heads * shape.head_dim
-    scores = shape.context_tokens * shape.num_heads * value_bytes if attention == "explicit" else 0
-    per_layer = {
-        "norms": 2 * (4 * width + 4) + 4 * (queries + keys) + 4 * (shape.num_heads + shape.num_kv_heads),
-        "matrix_inputs": value_bytes * (2 * width + queries),
-        "attention": value_bytes * 3 * queries + (0 if attention == "explicit" else 4 * shape.num_heads),
-        "scores": scores,
-        "feed_forward": value_bytes * 4 * shape.ffn_width,
-    }
-    kept = {name: shape.num_layers * amount for name, amount in per_layer.items()}
-    if recompute == "full":
-        kept = {**per_layer, "layer_inputs": shape.num_layers * 4 * width}
-    elif recompute == "selective":
-        kept["scores"] = per_layer["scores"]
-    head = 4 * width + 4 + value_bytes * width
-    return {**kept, "head": head, "log_probabilities": 4 * shape.vocab_size}
+    layer, again = layer_activation_bytes(
+        shape, attention=attention, value_bytes=value_bytes, recompute=recompute
+    )
+    kept = {name: shape.num_layers * amount for name, amount in layer.items()}
+    return {**kept, "computed_again": again, "head": head_activation_bytes(shape, value_bytes)}
 
 
 def autocast_copy_bytes(shape: Shape) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepladder.errors import PlanError
-from stepladder.plan.rowmemory import LOG90, NEAR_LOG90, measured_factor, row_memory
+from stepladder.plan.rowmemory import measured_factor, row_memory
 from stepladder.plan.steptime import LEFT_OUT_LOG90, RATES, Config, step_terms
 from stepladder.store import write_text
 
@@ -23,7 +23,7 @@ _REQUIRED = ("id", "hw", "gpus", "layers", "hidden", "heads", "seq", "gbs")
 _CALIBRATED_LOG90 = 0.48
 # Odds of not fitting from which on a configuration is said not to fit: between .53 and .58 the answer to all
 # labelled rows is the same (bench/plan/memory.py).
-_DOUBT = 0.55
+DOUBT = 0.55
 _RECOMPUTE = {"full": 1.0, "selective": 0.1, "selective_layer": 0.5}
 
 
@@ -59,7 +59,7 @@ def write_configs(path: Path, rows: Sequence[ConfigForecast]) -> None:
     for row in rows:
         ends = [*_ends(row.step, row.step_log90), *_ends(row.memory, row.memory_log90)]
         cells = ["" if math.isnan(end) else f"{end:.6g}" for end in ends]
-        fits = "" if math.isnan(row.memory) else str(int(row.probability_too_much < _DOUBT))
+        fits = "" if math.isnan(row.memory) else str(int(row.probability_too_much < DOUBT))
         writer.writerow([row.id, *cells, fits, "refused" if row.reason else "ok"])
     write_text(path, text.getvalue())
 
@@ -102,14 +102,13 @@ def _predict(row: Mapping[str, str], known: Sequence[Mapping[str, str]]) -> Conf
     if ratios := [ratio for ratio in ratios if ratio > 0]:
         step, log90 = step * statistics.median(ratios), _CALIBRATED_LOG90
     memory, (factor, weight) = row_memory(row), measured_factor(row, near)
-    memory_log90 = LOG90 + weight * (NEAR_LOG90 - LOG90)
     return ConfigForecast(
         id=row["id"],
         step=step,
         step_log90=log90,
         memory=memory.gib * factor,
-        memory_log90=memory_log90,
-        probability_too_much=memory.probability_too_much(factor, memory_log90),
+        memory_log90=memory.half_width(weight),
+        probability_too_much=memory.probability_too_much(factor, weight),
         reason="",
     )
 

@@ -1,37 +1,88 @@
-"""A shape, recipe and layout in; bytes of each process by term, and whether they fit, out."""
+"""A shape, recipe and layout in; bytes of each process by term, and whether they fit, out.
 
+Of our own trainer; `rowmemory` has other frameworks' configurations. Equations: docs/plan/memory.md.
+"""
+
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepladder.models.count import (
-    activation_bytes_per_token,
     autocast_copy_bytes,
     count_params,
-    state_bytes,
+    head_activation_bytes,
+    layer_activation_bytes,
 )
 from stepladder.plan.derive import Z80, probability_above
-from stepladder.plan.layout import mesh_sizes
+from stepladder.plan.layout import MeshSizes, mesh_sizes, micro_sequences
 from stepladder.records import Derived, Layout, Recipe, Shape
 from stepladder.units import format_bytes
 
-# Resident size of a Python process with torch (CPU build 2.13) after a first step on a small model; and of a
-# CUDA context with its libraries, for H100 and A100 between .5 and 1.2 GB.
-_CPU_PROCESS_BYTES, _CUDA_CONTEXT_BYTES = 400e6, 0.9e9
-# What allocators hold beyond what is in use. On a CPU resident size was 28 % above exact allocations
-# (docs/log.md); cached segments on a GPU add 5 to 10 %.
-_CPU_SLACK, _CUDA_SLACK = 1.28, 1.08
-# Not measured against a training process yet: 1 sigma of log bytes.
-_LOG_SD = 0.12
+GIB = 2.0**30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryRule:
+    """Fitted: reserved over used bytes, GiB of context and libraries, and GiB for each doubling of nodes.
+
+    The last stands for buffers of communicators, which grow with the places that a device talks to.
+    """
+
+    allocator: float = 1.09
+    context: float = 2.41
+    links: float = 1.15
+
+    def around(self, nodes: float) -> float:
+        """GiB that a device of `nodes` computers has in use beside tensors."""
+        return self.context + self.links * math.log2(nodes)
+
+
+# Least squares of log GiB over 98 published rows of five sources of the same weight (bench/plan/memory.py).
+FITTED = MemoryRule()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeapRule:
+    """Of a process on a CPU: bytes of Python and torch, more in a group of them; resident over used bytes.
+
+    What comes and goes leaves holes: glibc before 2.38 puts no aligned block into one of its own size.
+    """
+
+    process: float = 345e6
+    group: float = 24e6
+    slack: float = 1.26
+
+
+# Least squares of log bytes over runs of 64 to 384 wide models (bench/plan/own_memory.py).
+CPU = HeapRule()
+# A pipeline brings torch's tracing along (train/parallel.py).
+_TRACING_BYTES = 28e6
+# Logits in hand at once on a CPU and on a GPU (train/head.py), in fp32, as probabilities and as a product.
+_CHUNK_BYTES = {"cpu": 12.0 * 2**19, "cuda": 12.0 * 2**23}
+# Values of matrices that go through Muon together (train/optim.py), 256 MiB gathered.
+MUON_VALUES = 2**26
+# Held-out passes read so many tokens at once (train/objective.py).
+_HELDOUT_TOKENS = 8192
+# Scores are written out up to this context on a CPU (train/choices.py).
+_EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
+# 1 sigma of log bytes: of runs on a CPU that the constants were not fitted to, and of published GPU rows of a
+# source that was left out.
+_LOG_SD = {"cpu": 0.05, "cuda": 0.128}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryNeed:
-    """Bytes of one process; `processes_sharing` of them share the memory they are checked against."""
+    """Bytes of one process; `processes_sharing` of them share the memory they are checked against.
+
+    `host` is what a process on a GPU pins in its machine's memory: copies of the state for checkpoints.
+    """
 
     terms: dict[str, float]
     total: Derived
     available: float
     processes_sharing: int
+    host: float = 0.0
 
     @property
     def probability_too_much(self) -> float:
@@ -40,52 +91,48 @@ class MemoryNeed:
 
 
 def memory_need(shape: Shape, recipe: Recipe, layout: Layout, available: float) -> MemoryNeed:
-    """Bytes of one process at the peak of a step.
+    """Bytes of one process at the busiest moment of a run, with their interval.
 
     `available` is the memory of one GPU, or of the whole machine for processes on a CPU. Not counted: data
-    pages that the system can drop, checkpoints being written, other programs.
+    pages that the system can drop, other programs. `memory_terms` is the quick part of it.
     """
-    degrees = layout.degrees
-    model_parallel = degrees.tensor * degrees.pipeline
-    replicas = max(layout.processes // degrees.model, 1)
-    is_sharded, sizes = layout.shard in ("fsdp", "hsdp"), mesh_sizes(layout)
-    # Shards lie over context-parallel processes, too; what tensor parallelism splits is sharded further.
-    shards = sizes.shard * sizes.context * sizes.tensor if is_sharded else degrees.tensor
-    held = shards * degrees.pipeline
-    terms: dict[str, float] = {
-        name: amount / held for name, amount in state_bytes(shape, recipe.optimiser).items()
-    }
-    total_params = count_params(shape).total
-    if is_sharded:
-        # Two gathered layers at a time: the one computed and the one fetched ahead.
-        layer = count_params(shape).nonembed / shape.num_layers
-        value = 2 if layout.precision == "bf16" else 4
-        terms["gathered_layers"] = 2 * value * layer + value * shape.vocab_size * shape.width
-    elif layout.shard == "ddp":
-        terms["gradient_buckets"] = 4 * total_params / model_parallel
-    if layout.precision == "bf16" and not is_sharded:
-        terms["bf16_copies"] = autocast_copy_bytes(shape) / model_parallel
-    sequences = layout.micro_batch_sequences or max(
-        recipe.batch_tokens // shape.context_tokens // replicas, 1
-    )
-    tokens = sequences * shape.context_tokens / degrees.context
-    kept = activation_bytes_per_token(
-        shape,
-        attention="explicit" if layout.device == "cpu" else "sdpa",
-        value_bytes=2 if layout.precision == "bf16" else 4,
-        recompute=layout.recompute,
-    )
-    logits = kept.pop("log_probabilities")
-    terms["activations"] = tokens * sum(kept.values()) / model_parallel
-    # Log-probabilities, their gradient and the logits themselves stand side by side for a moment.
-    terms["logits"] = tokens * (2.5 * logits) / degrees.tensor
-    slack = _CPU_SLACK if layout.device == "cpu" else _CUDA_SLACK
-    terms["allocator"] = (slack - 1) * sum(terms.values())
-    terms["process"] = _CPU_PROCESS_BYTES if layout.device == "cpu" else _CUDA_CONTEXT_BYTES
-    sharing = max(layout.processes // layout.nodes, 1) if layout.device == "cpu" else 1
+    terms = memory_terms(shape, recipe, layout)
+    is_cpu = layout.device == "cpu"
     return MemoryNeed(
-        terms=terms, total=_total(terms, sequences), available=available, processes_sharing=sharing
+        terms=terms,
+        total=_total(terms, layout, recipe.batch_tokens // shape.context_tokens),
+        available=available,
+        processes_sharing=max(layout.processes // layout.nodes, 1) if is_cpu else 1,
+        host=0.0 if is_cpu else terms["weights"] + terms["optimiser"],
     )
+
+
+def memory_terms(
+    shape: Shape, recipe: Recipe, layout: Layout, *, checkpoints: bool = True, heap: HeapRule = CPU
+) -> dict[str, float]:
+    """Bytes of the busiest process by term: resident on a CPU, in use as nvidia-smi tells on a GPU.
+
+    For searches: 20 microseconds a layout. Without `checkpoints` the run is too short to write any.
+    """
+    facts = _facts(shape, layout.device, layout.precision, layout.recompute)
+    part = _part(shape, facts, layout, recipe.optimiser)
+    stays = {"weights": part.weights, "optimiser": part.optimiser}
+    if checkpoints and layout.device == "cpu":
+        stays["checkpoint_copy"] = part.weights + part.optimiser
+    top = busiest(_moments(shape, recipe, layout, facts, part))
+    used = {**stays, **top}
+    if layout.device == "cpu":
+        slack = (heap.slack - 1) * sum(used.values())
+        process = heap.process + (heap.group if layout.processes > 1 else 0.0)
+        process += _TRACING_BYTES if layout.degrees.pipeline > 1 else 0.0
+        return {**used, "allocator": slack, "process": process}
+    slack = (FITTED.allocator - 1) * sum(used.values())
+    return {**used, "allocator": slack, "context": FITTED.around(layout.nodes) * GIB}
+
+
+def busiest(moments: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The moment whose terms add up to most."""
+    return max(moments, key=lambda moment: sum(moment.values()))
 
 
 def in_flight(pipeline: float, chunks: float, micro_batches: float) -> tuple[float, float]:
@@ -102,10 +149,152 @@ def in_flight(pipeline: float, chunks: float, micro_batches: float) -> tuple[flo
     return min(first, micro_batches), min(last, micro_batches)
 
 
-def _total(terms: dict[str, float], sequences: int) -> Derived:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """Of a shape on a device, whatever the layout: parameters of a layer, of its matrices and of a vocabulary
+    matrix; bytes a token of a layer (split by a tensor group or not), of its work, and of the head.
+    """
+
+    layer: float
+    matrices: float
+    vocabulary: float
+    split: float
+    whole: float
+    again: float
+    gradient: float
+    forward: float
+    head: float
+    value: int
+
+
+@functools.lru_cache(maxsize=1024)
+def _facts(shape: Shape, device: str, precision: str, recompute: str) -> _Facts:
+    count, value = count_params(shape), 2 if precision == "bf16" else 4
+    is_written_out = device == "cpu" and shape.context_tokens <= _EXPLICIT_UP_TO[precision]
+    kept, again = layer_activation_bytes(
+        shape,
+        attention="explicit" if is_written_out else "sdpa",
+        value_bytes=value,
+        recompute=recompute,
+    )
+    scores = shape.context_tokens * shape.num_heads if is_written_out else 0
+    # Matrices of a tensor group read whole states; the inputs are kept.
+    whole = kept.get("matrix_inputs", 0)
+    return _Facts(
+        layer=count.nonembed / shape.num_layers,
+        matrices=(autocast_copy_bytes(shape) / 2 - count.embedding) / shape.num_layers,
+        vocabulary=float(count.embedding),
+        split=float(sum(kept.values()) - whole),
+        whole=float(whole),
+        again=float(again),
+        # Three gradients of the feed-forward's size in hand, or two of the scores'; without a gradient three
+        # tensors of the larger beside the states.
+        gradient=4.0 * max(3 * shape.ffn_width, 2 * scores),
+        forward=4.0 * (3 * shape.width + 3 * max(shape.ffn_width, scores)),
+        head=float(head_activation_bytes(shape, value)),
+        value=value,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What the busiest process holds: layers, parameters, and bytes of its state."""
+
+    sizes: MeshSizes
+    shards: int
+    layers: int
+    params: float
+    ends: float  # of them in the vocabulary's matrices
+    weights: float
+    optimiser: float
+
+
+def _part(shape: Shape, facts: _Facts, layout: Layout, optimiser: str) -> _Part:
+    degrees, sizes = layout.degrees, mesh_sizes(layout)
+    layers = -(-shape.num_layers // (degrees.pipeline * degrees.stages)) * degrees.stages
+    ends = (1 if shape.tied_head or degrees.pipeline > 1 else 2) * facts.vocabulary / degrees.tensor
+    params = layers * facts.layer / degrees.tensor + ends
+    shards = sizes.shard * sizes.context if layout.shard in ("fsdp", "hsdp") else 1
+    # Two moments of each weight; under Muon one of the hidden matrices.
+    saved = 4 * layers * facts.matrices / degrees.tensor if optimiser == "muon" else 0.0
+    return _Part(
+        sizes=sizes,
+        shards=shards,
+        layers=layers,
+        params=params,
+        ends=ends,
+        weights=4 * params / shards,
+        optimiser=(8 * params - saved) / shards,
+    )
+
+
+def _moments(
+    shape: Shape, recipe: Recipe, layout: Layout, facts: _Facts, part: _Part
+) -> list[dict[str, float]]:
+    """What comes and goes at the moments when it is most: backward, update, held-out pass."""
+    sizes = part.sizes
+    sequences = max(recipe.batch_tokens // shape.context_tokens // sizes.data, 1)
+    micro = micro_sequences(layout, sequences)
+    passed = _pass(shape, layout, facts, part, (micro, -(-sequences // micro)))
+    gradients = 4 * part.params / part.shards
+    # Without micro-batches gradients come as activations go.
+    if micro < sequences:
+        passed["gradients"] = gradients
+    update = {"gradients": gradients}
+    if layout.shard == "ddp":
+        update["flat_gradients"] = 4 * part.params
+    if recipe.optimiser == "muon":
+        # Gates and ups, the most of one shape, are gathered whole. Six fp32 copies on a CPU, whose heap lays
+        # them beside what backward left; two, and four in bf16, on a GPU.
+        one = float(shape.width * shape.ffn_width)
+        alike = min(2 * part.layers * one, max(MUON_VALUES, one))
+        if layout.device == "cpu":
+            passed["orthogonalised"] = 24 * alike
+        else:
+            update["orthogonalised"] = 16 * alike
+    # A tensor group reads and writes whole states around attention and feed-forward.
+    states = 16.0 * shape.width if sizes.tensor > 1 else 0.0
+    heldout = {"heldout_pass": _HELDOUT_TOKENS / sizes.context * (facts.forward / sizes.tensor + states)}
+    heldout |= {name: passed[name] for name in ("gathered", "bf16_copies") if name in passed}
+    return [passed, update, heldout]
+
+
+def _pass(
+    shape: Shape, layout: Layout, facts: _Facts, part: _Part, batches: tuple[int, int]
+) -> dict[str, float]:
+    """Bytes of forward and backward with (sequences of a micro-batch, micro-batches of a step)."""
+    sizes, degrees, (micro, count) = part.sizes, layout.degrees, batches
+    tokens = micro * shape.context_tokens / sizes.context
+    kept = tokens * (facts.split / sizes.tensor + facts.whole)
+    if sizes.context > 1:
+        # Keys and values of all positions.
+        heads = shape.num_heads * shape.head_dim
+        kept += 2 * facts.value * heads * (micro * shape.context_tokens - tokens)
+    flying = in_flight(sizes.pipeline, degrees.stages, count)[0]
+    if sizes.pipeline > 1 and degrees.schedule in ("gpipe", "zbv"):
+        flying = float(count if degrees.schedule == "gpipe" else min(sizes.pipeline, count))
+    # A CPU's heap has no use for the holes of the layer before.
+    again = facts.again * (2.5 if layout.device == "cpu" else 1.0)
+    matrix = facts.vocabulary / sizes.tensor
+    terms = {
+        "activations": flying * part.layers * kept,
+        "layer_at_work": tokens * (again + facts.gradient) / sizes.tensor,
+        "head": tokens * (facts.head + 4 * shape.width) + 4 * matrix + _CHUNK_BYTES[layout.device],
+    }
+    if part.shards > 1:
+        # Two layers, at work and fetched ahead, each as one buffer and as tensors. The root stays whole until
+        # backward; its gradients are whole, too, and joined into one buffer to be reduced.
+        terms["gathered"] = 4 * facts.value * facts.layer / sizes.tensor + 12 * part.ends
+    elif facts.value == 2:
+        terms["bf16_copies"] = 2 * (part.params - part.ends + matrix)
+    return terms
+
+
+def _total(terms: dict[str, float], layout: Layout, sequences: int) -> Derived:
     value = sum(terms.values())
     largest = sorted(terms, key=lambda name: -terms[name])[:4]
+    micro = micro_sequences(layout, max(sequences // mesh_sizes(layout).data, 1))
     parts = ", ".join(f"{name} {format_bytes(terms[name])}" for name in largest)
-    how = f"each process, micro-batch of {sequences} sequences: {parts}, and {len(terms) - len(largest)} more"
-    factor = math.exp(Z80 * _LOG_SD)
+    how = f"each process, micro-batch of {micro} sequences: {parts}, and {len(terms) - len(largest)} more"
+    factor = math.exp(Z80 * _LOG_SD[layout.device])
     return Derived(value=value, low=value / factor, high=value * factor, how=how, source="rule")

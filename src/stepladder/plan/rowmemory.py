@@ -8,9 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stepladder.plan.memory import in_flight
+from stepladder.plan.memory import FITTED, GIB, MemoryRule, busiest, in_flight
 
-GIB = 2.0**30
 # A device offers a little less than its nominal gigabytes: 79.3 GiB of an A100's 80, 15.8 of a V100's 16.
 _USABLE = 0.99
 _ALLOCATED, _RESERVED = "torch-peak", "torch-reserved"
@@ -44,22 +43,9 @@ _FRAMEWORKS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryRule:
-    """Fitted: reserved over used bytes, GiB of context and libraries, and GiB for each doubling of nodes.
-
-    The last stands for buffers of communicators, which grow with the places that a device talks to.
-    """
-
-    allocator: float = 1.09
-    context: float = 2.41
-    links: float = 1.15
-
-
-# Least squares of log GiB over 98 rows of five sources, each with the same weight (bench/plan/memory.py).
-FITTED = MemoryRule()
-# Half of the 90 % interval of log GiB with every source left out once, and after a measured row of its kin.
-LOG90, NEAR_LOG90 = 0.21, 0.16
+# Half of the 90 % interval of log GiB with every source left out once, of tables that do not say what is
+# recomputed, and after a measured row of its kin.
+LOG90, _UNSTATED_LOG90, _NEAR_LOG90 = 0.21, 0.35, 0.12
 # By what the layouts' degrees and micro-batch differ (sum of log ratios), a measured error counts less.
 _FORGET = 2.0
 
@@ -71,16 +57,24 @@ class RowMemory:
     terms: Mapping[str, float]
     least: float
     available: float
+    log90: float
 
     @property
     def gib(self) -> float:
         """The reading."""
         return sum(self.terms.values())
 
-    def probability_too_much(self, factor: float = 1.0, log90: float = LOG90) -> float:
-        """That the least it can do with (cached segments given back) times `factor` is more than there is."""
-        sd = log90 / 1.645
+    def probability_too_much(self, factor: float = 1.0, weight: float = 0.0) -> float:
+        """That the least it can do with (cached segments given back) is more than there is.
+
+        `factor` and `weight` are those of `measured_factor`.
+        """
+        sd = (LOG90 + weight * (_NEAR_LOG90 - LOG90)) / 1.645
         return 0.5 * math.erfc(math.log(self.available / (self.least * factor)) / (sd * math.sqrt(2)))
+
+    def half_width(self, weight: float = 0.0) -> float:
+        """Half of the 90 % interval of log GiB."""
+        return self.log90 + weight * (_NEAR_LOG90 - self.log90)
 
 
 def row_memory(row: Mapping[str, str], rule: MemoryRule = FITTED) -> RowMemory:
@@ -88,13 +82,11 @@ def row_memory(row: Mapping[str, str], rule: MemoryRule = FITTED) -> RowMemory:
     part, framework = _part(row), _FRAMEWORKS.get(row.get("framework", ""), _DEFAULT)
     said = row.get("recompute") or "none"
     held = _states(row, part, framework)
-    used = {**held, **max(_moments(part, framework, said), key=lambda moment: sum(moment.values()))}
+    used = {**held, **busiest(_moments(part, framework, said))}
     least = used
     if not framework.states_recompute or said == "unknown":
-        leanest = max(_moments(part, framework, "full"), key=lambda moment: sum(moment.values()))
-        least = {**held, **leanest}
-    nodes = math.ceil(number(row, "gpus", 1) / number(row, "gpn", 8))
-    around = rule.context + rule.links * math.log2(nodes)
+        least = {**held, **busiest(_moments(part, framework, "full"))}
+    around = rule.around(math.ceil(number(row, "gpus", 1) / number(row, "gpn", 8)))
     terms = {name: amount / GIB for name, amount in used.items()}
     reading = row.get("mem_kind", "")
     if reading != _ALLOCATED:
@@ -105,13 +97,16 @@ def row_memory(row: Mapping[str, str], rule: MemoryRule = FITTED) -> RowMemory:
         terms=terms,
         least=sum(least.values()) / GIB + around,
         available=_USABLE * number(row, "gpu_mem_gb", math.inf),
+        log90=LOG90 if framework.states_recompute and said != "unknown" else _UNSTATED_LOG90,
     )
 
 
-def measured_factor(row: Mapping[str, str], near: Sequence[Mapping[str, str]]) -> tuple[float, float]:
+def measured_factor(
+    row: Mapping[str, str], near: Sequence[Mapping[str, str]], rule: MemoryRule = FITTED
+) -> tuple[float, float]:
     """What measured rows of the same model say: (factor on GiB, weight of the nearest, 0 to 1)."""
     found = [
-        (_likeness(one, row), math.log(number(one, "mem_gib", 0) / row_memory(one).gib))
+        (_likeness(one, row), math.log(number(one, "mem_gib", 0) / row_memory(one, rule).gib))
         for one in near
         if number(one, "mem_gib", 0) > 0
     ]

@@ -52,12 +52,13 @@ def row_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each row (N, D) against its target, fp32, no gradient."""
     dtype = _product_dtype(hidden)
     states, matrix = hidden.to(dtype), weight.to(dtype)
+    # Written in place: small results kept between freed chunks would keep glibc from using these again.
+    losses = torch.empty(len(targets), device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
-        losses = [
-            F.cross_entropy((states[rows] @ matrix.T).float(), targets[rows], reduction="none")
-            for rows in _row_chunks(states, matrix)
-        ]
-    return torch.cat(losses)
+        for rows in _row_chunks(states, matrix):
+            logits = (states[rows] @ matrix.T).float()
+            losses[rows] = F.cross_entropy(logits, targets[rows], reduction="none")
+    return losses
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
@@ -108,12 +109,11 @@ def vocabulary_row_losses(
     """`row_losses` with an equal share of the vocabulary on each process of `group`."""
     dtype = _product_dtype(hidden)
     states, matrix = hidden.to(dtype), weight.to(dtype)
+    losses = torch.empty(len(targets), device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
-        losses = [
-            _shared_softmax(states[rows], matrix, targets[rows], group)[0]
-            for rows in _row_chunks(states, matrix)
-        ]
-    return torch.cat(losses)
+        for rows in _row_chunks(states, matrix):
+            losses[rows] = _shared_softmax(states[rows], matrix, targets[rows], group)[0]
+    return losses
 
 
 def _shared_softmax(

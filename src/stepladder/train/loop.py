@@ -21,7 +21,7 @@ from stepladder.records import Energy, Layout, Recipe, Run
 from stepladder.train.checkpoint import Checkpointer
 from stepladder.train.clock import StepClock, Work
 from stepladder.train.faults import FaultPolicy, Guard, Pace, Watchdog, divergence, warn
-from stepladder.train.meter import EnergyMeter, peak_rss_bytes, reset_peak
+from stepladder.train.meter import EnergyMeter, give_back, peak_rss_bytes, reset_peak
 from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, read_metrics
 from stepladder.train.objective import Objective
 from stepladder.train.optim import build_optimisers
@@ -232,6 +232,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
 def evaluate(model: nn.Module, objective: Objective, layout: Layout) -> dict[str, float]:
     """Held-out figures of the model as it is; training mode and random state are put back."""
     model.eval()
+    give_back()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), autocast(layout):
         figures = objective.evaluate(model)
     reshard(model)

@@ -1,6 +1,7 @@
 """A stretch of time in; joules, their source and the peak of memory out."""
 
 import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -88,6 +89,15 @@ def reset_peak() -> None:
     """Start the peak of resident memory anew, where Linux lets us (a worker trains many models)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def give_back() -> None:
+    """Return what is free inside the heap to the system, where the C library can (glibc).
+
+    What comes next has tensors of other sizes, which would be put beside the holes instead of into them.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_rss_bytes() -> int:

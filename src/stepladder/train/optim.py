@@ -4,7 +4,7 @@ The rates are used as given: scaling with width and length is the plan's busines
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from stepladder.plan.memory import MUON_VALUES
 from stepladder.records import Recipe
 
 # Coefficients of the quintic Newton-Schulz iteration and its five steps: Jordan et al. 2024, "Muon: an
@@ -36,15 +37,22 @@ class Muon(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-            for shape, parameters in by_shape.items():
-                directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
-                updates = orthogonalise(torch.stack(directions))
-                # Tall matrices need longer steps for the same change of their output's size (as Jordan).
-                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for parameter, update in zip(parameters, updates.unbind(), strict=True):
-                    if group["weight_decay"]:
-                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(_like(update.to(parameter.dtype), parameter), alpha=-rate)
+            for shape, alike in by_shape.items():
+                most = max(MUON_VALUES // shape.numel(), 1)
+                for at in range(0, len(alike), most):
+                    self._update(alike[at : at + most], group)
+
+    def _update(self, parameters: list[Tensor], group: Mapping[str, Any]) -> None:
+        """Step matrices of one shape together."""
+        directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
+        updates = orthogonalise(torch.stack(directions))
+        rows, columns = parameters[0].shape
+        # Tall matrices need longer steps for the same change of their output's size (as Jordan).
+        rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+        for parameter, update in zip(parameters, updates.unbind(), strict=True):
+            if group["weight_decay"]:
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(_like(update.to(parameter.dtype), parameter), alpha=-rate)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         gradient = parameter.grad
