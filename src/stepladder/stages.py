@@ -35,6 +35,7 @@ from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.export import export_folder
 from stepladder.plan.choose import ChooseOptions, choose_plan
 from stepladder.plan.machine import Machine, machine_from_json, measure_machine
+from stepladder.plan.overlay import overlay_in
 from stepladder.plan.rates import recipe_rule
 from stepladder.records import (
     Brief,
@@ -232,6 +233,7 @@ def decide(
             layout=speed.layout,
             speedup=speed.speedup,
             spent_seconds=_spent_seconds(climb, speed, observations),
+            overlay=overlay_in(climb.folder),
         )
         plan = choose_plan(
             brief,

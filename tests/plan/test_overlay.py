@@ -1,5 +1,6 @@
 """hardware.toml: what a user knows better than the catalogue."""
 
+import json
 from datetime import date
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 from stepladder.errors import PlanError
 from stepladder.plan.hardware import find_device
 from stepladder.plan.machine import Machine
-from stepladder.plan.overlay import NONE, load_overlay, overlay_beside
+from stepladder.plan.overlay import NONE, load_overlay, overlay_in
 from stepladder.plan.site import Site, site_for
 from stepladder.records import Brief, BudgetBrief, DataBrief, HardwareBrief, Observation
+from stepladder.verbs.climb import keep_brief
+from stepladder.verbs.plan import plan
 
 TODAY = date(2025, 4, 1)
 MACHINE = Machine(
@@ -40,7 +43,7 @@ def brief(override=None, **hardware) -> Brief:
 
 def overlay(tmp_path: Path, text: str):
     (tmp_path / "hardware.toml").write_text(text)
-    return overlay_beside(tmp_path / "stepladder.toml", TODAY)
+    return overlay_in(tmp_path, TODAY)
 
 
 def site(tmp_path: Path, text: str, override=None, observations=(), **hardware) -> Site:
@@ -54,7 +57,7 @@ def refused(tmp_path: Path, text: str) -> str:
 
 
 def test_no_file_changes_nothing(tmp_path):
-    assert overlay_beside(tmp_path / "stepladder.toml") is NONE
+    assert overlay_in(tmp_path) is NONE
     assert site_for(brief(), MACHINE, (), TODAY) == site_for(brief(), MACHINE, (), TODAY, NONE)
 
 
@@ -207,3 +210,34 @@ def test_the_example_of_the_docs_is_a_good_overlay(tmp_path):
     assert set(found.devices) == {"our-card"}
     assert set(found.usd_per_hour) == {"h100-sxm"}
     assert set(found.watts) == {"h100-sxm", "this"}
+
+
+def test_the_plan_takes_it_and_names_it(tmp_path, capsys):
+    (tmp_path / "hardware.toml").write_text(
+        '[device.our-card]\nlike = "a100-sxm-80"\nnode_devices = 4\nnode_max_w = 3000\nusd_per_hour = 1.5\n'
+        "[grid.lab]\nkg_co2e_per_kwh = 0.02\n"
+    )
+    (tmp_path / "stepladder.toml").write_text(
+        'name = "t"\n[data]\nsources = ["a.txt"]\n[budget]\nhours = 20\n'
+        '[hardware]\ndevice = "our-card"\ncount = 4\nregion = "lab"\n'
+    )
+    assert plan(tmp_path / "stepladder.toml", json_=True) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["usd_per_device_hour"]["value"] == 1.5
+    assert made["kg_co2e_per_kwh"]["value"] == 0.02
+    for name in ("usd_per_device_hour", "kg_co2e_per_kwh", "watts"):
+        assert "hardware.toml" in made[name]["how"]
+        assert "plan/data/" not in made[name]["how"]
+        assert made[name]["source"] == "user"
+    assert plan(tmp_path / "stepladder.toml") == 0
+    assert f"read {tmp_path / 'hardware.toml'}" in capsys.readouterr().out
+
+
+def test_a_climb_keeps_a_copy(tmp_path):
+    (tmp_path / "stepladder.toml").write_text('name = "t"\n')
+    (tmp_path / "hardware.toml").write_text("pue = 1.1\n")
+    keep_brief(tmp_path / "stepladder.toml", tmp_path / "climb")
+    assert overlay_in(tmp_path / "climb") == overlay_in(tmp_path)
+    (tmp_path / "hardware.toml").write_text("pue = 0.1\n")
+    with pytest.raises(PlanError, match="has 1 problem"):
+        keep_brief(tmp_path / "stepladder.toml", tmp_path / "other")

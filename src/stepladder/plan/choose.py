@@ -16,6 +16,7 @@ from stepladder.plan.derive import Z80, exact, within
 from stepladder.plan.front import alternatives
 from stepladder.plan.machine import Machine
 from stepladder.plan.moredata import data_numbers
+from stepladder.plan.overlay import NONE, Overlay
 from stepladder.plan.prior import USUAL_EPOCHS, LossLaw
 from stepladder.plan.rates import RecipeRule
 from stepladder.plan.reasons import numbers_of
@@ -41,7 +42,7 @@ class ChooseOptions:
     `corpus_folder` goes into the plan. `like` fixes depth, heads and context (the ladder's). `layout` and
     `speedup` replace the rule for where the target runs and how much faster that is than the rungs were.
     `spent_seconds` is wall time that the ladder used; negative: added up from the observations. `shape`
-    fixes the model; `loss_from` says where the law came from.
+    fixes the model; `loss_from` says where the law came from. `overlay` wins over the catalogue.
     """
 
     corpus_folder: str = "corpus"
@@ -55,6 +56,7 @@ class ChooseOptions:
     spent_seconds: float = -1.0
     shape: Shape | None = None
     loss_from: str = ""
+    overlay: Overlay = NONE
 
 
 def choose_plan(
@@ -74,7 +76,7 @@ def choose_plan(
     Raises:
         PlanError: nothing keeps the limits, an id is unknown, or keys of the brief contradict each other.
     """
-    reject_conflicts(brief)
+    reject_conflicts(brief, options.overlay)
     problems = [
         pose(one, predict_loss, observations, machine, corpus, rates, options)
         for one in in_each_region(brief)
@@ -131,7 +133,7 @@ def pose(
 ) -> Problem:
     """The problem that `choose_plan` solves."""
     rows = [row for row in observations if not row.notes.get("excluded")]
-    site = site_for(brief, machine, rows)
+    site = site_for(brief, machine, rows, overlay=options.overlay)
     over, like = brief.override, options.like
     if options.layout is not None:
         site = replace(site, layout=options.layout)

@@ -5,18 +5,24 @@ import re
 from collections.abc import Iterator, Sequence
 
 from stepladder.errors import PlanError
-from stepladder.plan.hardware import Device, catalogue, grid_of
+from stepladder.plan.hardware import Device, catalogue, grid_of, known_device
+from stepladder.plan.overlay import NONE, Overlay
 from stepladder.records import Brief
 
 # As many as help; the whole catalogue does not.
 _MOST_NAMES = 6
 
 
-def reject_conflicts(brief: Brief) -> None:
+def reject_conflicts(brief: Brief, overlay: Overlay = NONE) -> None:
     """Raises:
     PlanError: an id is not in the catalogue, or values contradict each other; all of them are listed.
     """
-    problems = [*_unknown(brief), *_of_size(brief), *_of_layout(brief), *_of_costs(brief)]
+    problems = [
+        *_unknown(brief, overlay),
+        *_of_size(brief),
+        *_of_layout(brief, known_device(brief.hardware.device, overlay.devices)),
+        *_of_costs(brief),
+    ]
     if problems:
         plural = "s that contradict" if len(problems) > 1 else " that contradicts"
         title = f"the brief has {len(problems)} value{plural} the rest or the catalogue"
@@ -44,14 +50,16 @@ def near_names(word: str) -> list[str]:
     return [device.id for device in ranked if rank(device)[0] == nearest][:_MOST_NAMES]
 
 
-def _unknown(brief: Brief) -> Iterator[str]:
+def _unknown(brief: Brief, overlay: Overlay) -> Iterator[str]:
     name = brief.hardware.device
-    if name != "this" and name.strip().lower() not in catalogue():
+    if name != "this" and known_device(name, overlay.devices) is None:
         near = near_names(name)
         hint = f"did you mean {', '.join(near)}?" if near else f"allowed: this, {', '.join(catalogue())}"
         yield f'device "{name}" is not in the catalogue; {hint}'
     regions = str(brief.override.get("regions", "")).split(",")
     for region in [brief.hardware.region, *regions]:
+        if region.strip().upper() in overlay.grids:
+            continue
         try:
             grid_of(region or "world")
         except PlanError as error:
@@ -78,9 +86,8 @@ def _of_size(brief: Brief) -> Iterator[str]:
         yield f"[override] batch_tokens = {over['batch_tokens']:,} is above tokens = {over['tokens']:,}"
 
 
-def _of_layout(brief: Brief) -> Iterator[str]:
+def _of_layout(brief: Brief, device: Device | None) -> Iterator[str]:
     hardware, over = brief.hardware, brief.override
-    device = catalogue().get(hardware.device.strip().lower())
     if device is None:
         return
     precision = over.get("precision")

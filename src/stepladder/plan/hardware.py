@@ -83,15 +83,20 @@ def find_device(name: str, own: Mapping[str, Device] | None = None) -> Device:
     Raises:
         PlanError: no such id; names near to it are shown, never taken, since an A10G is not an A10.
     """
-    key, devices = name.strip(), {**catalogue(), **(own or {})}
-    key = key if key in devices else key.lower()
-    if key not in devices:
+    if (device := known_device(name, own)) is None:
+        devices = {**catalogue(), **(own or {})}
         raise PlanError(
-            f'device "{name}" is not in the catalogue{did_you_mean(key, devices)}',
+            f'device "{name}" is not in the catalogue{did_you_mean(name.strip().lower(), devices)}',
             allowed="this, " + ", ".join(devices),
             next_command='set device = "this" in [hardware] to use the machine as measured',
         )
-    return devices[key]
+    return device
+
+
+def known_device(name: str, own: Mapping[str, Device] | None = None) -> Device | None:
+    """The device with this id, of the user's `own` or the catalogue's; None where neither has it."""
+    key = name.strip()
+    return (own or {}).get(key) or catalogue().get(key.lower())
 
 
 @cache

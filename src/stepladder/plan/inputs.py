@@ -12,8 +12,9 @@ from stepladder.laws.intervals import forecast
 from stepladder.laws.table import read_observations
 from stepladder.plan.choose import ChooseOptions, choose_plan, vocabulary_of
 from stepladder.plan.derive import Z80
-from stepladder.plan.hardware import catalogue
+from stepladder.plan.hardware import known_device
 from stepladder.plan.machine import Machine, measure_machine
+from stepladder.plan.overlay import NAME, Overlay, overlay_in
 from stepladder.plan.pastruns import PastRun, past_runs
 from stepladder.plan.prior import LossLaw, prior_loss_for
 from stepladder.plan.rates import recipe_rule
@@ -52,7 +53,7 @@ class Given:
     def plan(self, brief: Brief) -> Plan:
         """The plan for this brief (see `choose_plan`)."""
         options = replace(self.options, shape=_reshaped(self.options.shape, brief))
-        is_cpu = _is_cpu(brief, self.machine)
+        is_cpu = _is_cpu(brief, self.machine, options.overlay)
         vocabulary = vocabulary_of(brief, self.corpus, options, is_cpu=is_cpu)
         loss = loss_of(self.law) if self.law else moved(prior_loss_for(vocabulary), self.past)
         rows = [*self.rows, *(run.observation() for run in self.past)]
@@ -66,7 +67,8 @@ def gather(folder: Path, sources: Sources, brief: Brief, shape: Shape | None = N
     runs = sources.observations or first_of(folder, ("observations.csv", "ladder/observations.csv"))
     text = sources.corpus or (folder / "corpus" if (folder / "corpus" / "corpus.json").exists() else None)
     law = law_from(law_path) if law_path else None
-    notes = [f"read {path}" for path in (law_path, runs, text) if path]
+    own = folder / NAME if (folder / NAME).exists() else None
+    notes = [f"read {path}" for path in (law_path, runs, text, own) if path]
     hardware = brief.hardware
     usual = {"shape": shape, "device": hardware.device, "devices": hardware.count * hardware.nodes}
     past = past_runs(sources.past, usual)
@@ -88,6 +90,7 @@ def gather(folder: Path, sources: Sources, brief: Brief, shape: Shape | None = N
             size_column=law.size_column if law else "params",
             shape=shape,
             loss_from=_loss_from(law, law_path, past),
+            overlay=overlay_in(folder),
         ),
         notes=notes,
     )
@@ -135,10 +138,10 @@ def _loss_from(law: Law | None, path: Path | None, past: Sequence[PastRun]) -> s
     return f"the published law (plan/prior.py) moved to where {', '.join(seen)} ended," if seen else ""
 
 
-def _is_cpu(brief: Brief, machine: Machine) -> bool:
+def _is_cpu(brief: Brief, machine: Machine, overlay: Overlay) -> bool:
     if brief.hardware.device == "this":
         return not machine.gpus
-    device = catalogue().get(brief.hardware.device.strip().lower())
+    device = known_device(brief.hardware.device, overlay.devices)
     return device is not None and device.kind == "cpu"
 
 

@@ -60,9 +60,9 @@ class Overlay:
 NONE = Overlay()
 
 
-def overlay_beside(brief: Path, today: date | None = None) -> Overlay:
-    """The overlay of hardware.toml in the brief's folder; an empty one where there is none."""
-    path = brief.parent / NAME
+def overlay_in(folder: Path, today: date | None = None) -> Overlay:
+    """The overlay of hardware.toml in a folder; an empty one where there is none."""
+    path = folder / NAME
     return load_overlay(path, today) if path.exists() else NONE
 
 

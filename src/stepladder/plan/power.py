@@ -47,17 +47,19 @@ def system_watts(device: Device, params: float = math.inf) -> Derived:
         how = "mean power of the whole system for each chip in published training runs (plan/data/SOURCES.md)"
         return within(device.measured_watts, 1.15, how, "catalogue")
     share, words = _share(params)
+    source = "user" if device.confidence == "user" else "catalogue"
+    words += f" ({device.source})" if source == "user" else ""
     if device.node.max_watts > 0 and device.kind != "cpu":
         each = device.node.max_watts / device.node.devices
         how = f"{share:.2f} of the {device.node.max_watts:g} W of a {device.node.name}, over "
         how += f"{device.node.devices} devices: {words}"
-        return within(share * each, math.exp(Z80 * _LOG_SD), how, "catalogue")
+        return within(share * each, math.exp(Z80 * _LOG_SD), how, source)
     if device.tdp_watts > 0:
         how = (
             f"{share:.2f} of TDP {device.tdp_watts:g} W, x {_SYSTEM_OVER_DEVICE:g} for its host, whose power "
         )
         how += f"is unpublished: {words}"
-        return within(share * _SYSTEM_OVER_DEVICE * device.tdp_watts, 1.4, how, "catalogue")
+        return within(share * _SYSTEM_OVER_DEVICE * device.tdp_watts, 1.4, how, source)
     tera = device.peaks.get("bf16") or max(device.peaks.values())
     how = f"no power is published for {device.name}: {_WATTS_PER_TFLOP:g} W for each dense TFLOP/s"
     return within(_WATTS_PER_TFLOP * tera, _WATTS_FACTOR80, how, "prior")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from stepladder.errors import PlanError, did_you_mean
 from stepladder.plan.derive import Z80, exact, log_sd, times, within
-from stepladder.plan.hardware import Device, catalogue
-from stepladder.plan.overlay import Overlay, overlay_beside
+from stepladder.plan.hardware import Device, catalogue, known_device
+from stepladder.plan.overlay import Overlay, overlay_in
 from stepladder.plan.power import device_watts, system_watts
 from stepladder.plan.utilisation import Z90, Workload, device_hours, peak16
 from stepladder.records import Derived
@@ -67,7 +67,7 @@ def predict_published(path: Path) -> list[Published]:
             rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PlanError(f"{path} cannot be read as CSV", got=str(error)) from error
-    overlay = overlay_beside(path)
+    overlay = overlay_in(path.parent)
     past = _past(rows, overlay)
     return [_predict(row, past.get(_kin(row), ()), overlay) for row in rows]
 
@@ -142,8 +142,7 @@ def _kin(row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _device(row: Mapping[str, str], overlay: Overlay) -> Device | None:
-    name = row["hw_id"].strip()
-    return overlay.devices.get(name) or catalogue().get(name)
+    return known_device(row["hw_id"], overlay.devices)
 
 
 def _past(rows: Sequence[Mapping[str, str]], overlay: Overlay) -> dict[tuple[str, ...], list[Past]]:

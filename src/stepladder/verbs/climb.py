@@ -46,12 +46,16 @@ def climb(
 
 
 def keep_brief(brief: Path, folder: Path) -> None:
-    """Leave a copy of the brief in the climb's folder, for its report."""
+    """Leave a copy of the brief, and of hardware.toml beside it, in the climb's folder."""
+    from stepladder.plan.overlay import NAME, load_overlay
     from stepladder.store import write_text
 
-    copy = folder / "stepladder.toml"
-    if not copy.exists():
-        write_text(copy, brief.read_text(encoding="utf-8"))
+    own = brief.parent / NAME
+    if own.exists():
+        load_overlay(own)
+    for path, name in ((brief, "stepladder.toml"), (own, NAME)):
+        if path.exists() and not (folder / name).exists():
+            write_text(folder / name, path.read_text(encoding="utf-8"))
 
 
 def summary(summit: object) -> dict[str, object]:
