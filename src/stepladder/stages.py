@@ -226,8 +226,6 @@ def decide(
         override = {"horizon": HORIZON, **climb.brief.override}
         brief = replace(climb.brief, override=override, goal=_within_ladder(climb, observations))
         options = ChooseOptions(
-            corpus_folder="corpus",
-            loss_unit=LOSS_UNIT.replace("_", " "),
             size_column=law.size_column,
             like=speed.shape,
             layout=speed.layout,
