@@ -123,6 +123,8 @@ OVERRIDES: Mapping[str, Rule] = {
     "usd_per_million_tokens": Rule(kind="number", low=0),
     "memory_gib": _LIMIT,
     "regions": Rule(kind="text"),
+    "spot": Rule(kind="flag"),
+    "spot_hours": _LIMIT,
     "dedup_jaccard": Rule(kind="number", low=0.5, high=1),
     "usd_per_device_hour": Rule(kind="number", low=0),
     "usd_per_kwh": Rule(kind="number", low=0),

@@ -173,6 +173,18 @@ def test_short_text_says_how_many_passes_and_what_more_is_worth(brief, said):
     assert "epochs_worth" not in plenty
 
 
+def test_spot_machines_cost_less_money_and_more_days(brief, said):
+    size = "params=1e9 tokens=2e10 usd=none hours=1000"
+    rented = json.loads(said("--set", size, "--json"))
+    spot = json.loads(said("--set", f"{size} spot=true", "--json"))
+    assert spot["usd"]["value"] < 0.8 * rented["usd"]["value"]
+    assert rented["seconds"]["value"] < spot["seconds"]["value"] < spot["calendar_seconds"]["value"]
+    assert "NSDI 2024" in said("--set", f"{size} spot=true", "--why", "goodput")
+    steady = json.loads(said("--set", f"{size} spot=true spot_hours=48", "--json"))
+    assert spot["goodput"]["value"] < steady["goodput"]["value"] < rented["goodput"]["value"]
+    assert "spot = true is missing" in said("--set", "spot_hours=4", code=EXIT_USER_ERROR)
+
+
 def test_use_of_the_model_is_counted(brief, said):
     value = json.loads(said("--set", "inference_tokens=1e12 target_loss=2.9 minimise=usd", "--json"))
     without = json.loads(said("--set", "target_loss=2.9 minimise=usd", "--json"))

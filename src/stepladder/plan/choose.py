@@ -23,6 +23,7 @@ from stepladder.plan.reasons import numbers_of
 from stepladder.plan.risk import broken
 from stepladder.plan.search import LIMITS, Candidate, Problem, candidate_shapes, search
 from stepladder.plan.site import Site, site_for
+from stepladder.plan.spot import priced
 from stepladder.plan.throughput import Throughput, assumed_throughput, fit_throughput
 from stepladder.records import Brief, Corpus, Derived, Layout, Observation, Plan, Shape
 
@@ -137,6 +138,7 @@ def pose(
     over, like = brief.override, options.like
     if options.layout is not None:
         site = replace(site, layout=options.layout)
+    site = priced(site, over)
     if "memory_gib" in over:
         site = replace(site, memory_bytes=min(site.memory_bytes, float(over["memory_gib"]) * 2**30))
     is_cpu = site.layout.device == "cpu"
@@ -310,12 +312,13 @@ def _near(corpus: Corpus | None, loss_unit: str) -> float:
 
 def _risks(problem: Problem, best: Candidate, numbers: Mapping[str, Derived]) -> dict[str, float]:
     """Probability of breaking each limit of the brief, and the memory."""
+    time = "calendar_seconds" if "calendar_seconds" in numbers else "seconds"
     limits = {
-        ("seconds" if name == "hours" else name): left * (3600 if name == "hours" else 1)
+        (time if name == "hours" else name): left * (3600 if name == "hours" else 1)
         for name, left in problem.left.items()
     }
     limits["peak_bytes"] = best.memory.available / best.memory.processes_sharing
     if problem.brief.goal.target_loss is not None:
         limits["loss"] = problem.brief.goal.target_loss
-    words = {"seconds": "hours", "peak_bytes": "memory", "loss": "target_loss"}
+    words = {time: "hours", "peak_bytes": "memory", "loss": "target_loss"}
     return {words.get(name, name): round(risk, 4) for name, risk in broken(numbers, limits).items()}

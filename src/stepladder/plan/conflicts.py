@@ -110,6 +110,10 @@ def _of_layout(brief: Brief, device: Device | None) -> Iterator[str]:
 
 def _of_costs(brief: Brief) -> Iterator[str]:
     over = brief.override
+    if over.get("spot") and brief.hardware.device == "this":
+        yield "[override] spot is for machines that are rented; device is this one"
+    if "spot_hours" in over and not over.get("spot"):
+        yield "[override] spot_hours is how long a spot machine lasts; spot = true is missing"
     if "regions" in over and "kg_co2e_per_kwh" in over:
         yield "[override] kg_co2e_per_kwh holds for one grid, regions names several; keep one"
     if "regions" in over and brief.hardware.region not in ("world", ""):

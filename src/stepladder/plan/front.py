@@ -55,7 +55,9 @@ def _named(found: Sequence[Candidate], best: Candidate, near: float) -> Iterator
             yield min(paid, key=_least_loss), f"best in {reason}"
     least = min(one.loss.value for one in found)
     close = [one for one in found if one.loss.value <= least + near]
-    yield min(close, key=lambda one: (one.costs["usd"].value, *_paid(one))), "cheapest within 0.01 nats"
+    cheapest = min(close, key=lambda one: (one.costs["usd"].value, *_paid(one)))
+    if cheapest.costs["usd"].value < 0.99 * best.costs["usd"].value:
+        yield cheapest, "cheapest within 0.01 nats"
     flops = 1.3 * _flops(best)
     small = [one for one in found if _flops(one) <= flops and one.loss.value <= best.loss.value * 1.01]
     if small:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.derive import exact, times
 from stepladder.plan.prior import useful_tokens
-from stepladder.plan.reliability import goodput
 from stepladder.plan.search import Candidate, Problem, seconds_per_token
+from stepladder.plan.spot import on_the_calendar, training_share
 from stepladder.records import Derived
 
 # Where in the package the figures at the ends of a chain are written down.
@@ -46,7 +46,8 @@ def numbers_of(problem: Problem, best: Candidate, sizes: int, loss: Derived) -> 
     if not problem.throughput.points:
         numbers["flops_per_second"] = problem.site.flops_per_second
     if best.layout.device != "cpu":
-        numbers["goodput"] = goodput(best.layout.nodes)
+        numbers["goodput"] = training_share(best.layout.nodes, problem.brief.override)
+        numbers |= on_the_calendar(best.seconds, problem.brief.override)
     if math.isfinite(problem.unique_tokens):
         numbers["epochs"] = _epochs_number(problem, best.tokens)
     if "hours" in problem.left:

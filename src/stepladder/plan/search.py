@@ -12,8 +12,8 @@ from stepladder.plan.derive import exact, times
 from stepladder.plan.memory import MemoryNeed, memory_need
 from stepladder.plan.prior import LossLaw, useful_tokens
 from stepladder.plan.rates import MIN_STEPS, RecipeRule, shortest_run
-from stepladder.plan.reliability import goodput
 from stepladder.plan.site import Site
+from stepladder.plan.spot import on_the_calendar, training_share
 from stepladder.plan.throughput import Throughput
 from stepladder.records import Brief, Derived, Interval, Layout, Recipe, Shape
 
@@ -125,7 +125,8 @@ def _longest(problem: Problem, shape: Shape, batch_tokens: float) -> tuple[float
     each = seconds_per_token(problem, shape, batch_tokens, recompute=False)
     per_token = wall_seconds(problem, exact(1, ""), each)
     costs = cost_numbers(per_token, problem.site)
-    ends = {"hours": per_token.high / 3600, **{name: costs[name].high for name in LIMITS[1:]}}
+    calendar = on_the_calendar(per_token, problem.brief.override).get("calendar_seconds", per_token)
+    ends = {"hours": calendar.high / 3600, **{name: costs[name].high for name in LIMITS[1:]}}
     caps = {name: left / ends[name] for name, left in problem.left.items() if ends[name] > 0}
     if math.isfinite(problem.unique_tokens):
         caps["text"] = problem.unique_tokens * problem.max_epochs
@@ -182,7 +183,7 @@ def wall_seconds(problem: Problem, tokens: Derived, each: Derived) -> Derived:
     """Seconds of a run; on rented or shared nodes with what failures and checkpoints cost."""
     if problem.site.layout.device == "cpu":
         return times("`tokens` x `seconds_per_token`", tokens, each, source=each.source)
-    share = goodput(problem.site.layout.nodes)
+    share = training_share(problem.site.layout.nodes, problem.brief.override)
     inverse = Derived(
         value=1 / share.value, low=1 / share.high, high=1 / share.low, how=share.how, source=share.source
     )

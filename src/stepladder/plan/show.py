@@ -11,13 +11,24 @@ from stepladder.units import format_bytes, format_count, format_seconds, format_
 
 # The order in which people ask; the rest is behind --why.
 _CHOSEN = ("params", "tokens", "batch_tokens", "learning_rate", "epochs")
-_FORECAST = ("loss", "seconds", "usd", "kwh", "kg_co2e", "peak_bytes", "usd_with_use", "goodput")
+_FORECAST = (
+    "loss",
+    "seconds",
+    "calendar_seconds",
+    "usd",
+    "kwh",
+    "kg_co2e",
+    "peak_bytes",
+    "usd_with_use",
+    "goodput",
+)
 _ADVICE = ("epochs_worth", "usd_per_million_new_tokens")
 WORDS = {
     "params": "parameters",
     "batch_tokens": "batch",
     "learning_rate": "rate",
     "seconds": "time",
+    "calendar_seconds": "on calendar",
     "kg_co2e": "kg CO2e",
     "kwh": "kWh",
     "peak_bytes": "memory",
@@ -28,6 +39,7 @@ _FORMATS = {
     "tokens": format_count,
     "batch_tokens": format_count,
     "seconds": format_seconds,
+    "calendar_seconds": format_seconds,
     "usd": format_usd,
     "usd_with_use": format_usd,
     "peak_bytes": format_bytes,
