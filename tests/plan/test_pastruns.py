@@ -112,9 +112,9 @@ def test_every_log_tells_the_same(tmp_path, write):
 
 def test_words_and_files_beside_it_say_where_and_what(tmp_path):
     log = generic_csv(tmp_path)
-    run = read_past_run(f"{log} device=a100-sxm-80 devices=64 layers=4 width=256 vocab=4096 context=512", {})
+    run = read_past_run(f"{log} device=a100-sxm-80 devices=64 layers=8 width=512 vocab=4096 context=512", {})
     assert (64, "a100-sxm-80", "bf16") == (run.layout.processes, run.device, run.layout.precision)
-    assert run.params < 1e7
+    assert 2e7 < run.params < 4e7
     config = {
         "model_type": "qwen3",
         "hidden_size": 256,
@@ -123,8 +123,8 @@ def test_words_and_files_beside_it_say_where_and_what(tmp_path):
         "vocab_size": 99,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert 99 * 256 * 2 < read_past_run(f"{log} device=a100-sxm-80", {}).params < 5e6
-    assert 7e9 == read_past_run(f"{log} device=a100-sxm-80 params=7B", {}).params
+    assert 99 * 256 * 2 < read_past_run(f"{log} device=a100-sxm-80 devices=8", {}).params < 5e6
+    assert 2e9 == read_past_run(f"{log} device=a100-sxm-80 devices=64 params=2B", {}).params
 
 
 def test_all_that_a_log_lacks_is_listed(tmp_path):
@@ -137,6 +137,10 @@ def test_all_that_a_log_lacks_is_listed(tmp_path):
         for line in caught.value.wrong.splitlines()[1:]
     ]
     assert "loss, step" == caught.value.got
+    with pytest.raises(PlanError, match="% of the peak of 8 x a100-sxm-80"):
+        read_past_run(f"{generic_csv(tmp_path)} device=a100-sxm-80 devices=8 params=7B", {})
+    with pytest.raises(PlanError, match="devices=N"):
+        read_past_run(f"{generic_csv(tmp_path)} device=a100-sxm-80 params=7B", {})
     with pytest.raises(PlanError, match="cannot be read"):
         read_past_run(str(tmp_path / "none.csv"), {})
 

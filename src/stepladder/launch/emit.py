@@ -26,8 +26,7 @@ def emit_job(kind: Kind, plan: Plan, folder: Path) -> list[Path]:
     Raises:
         PlanError: the layout cannot be said in the other trainer's words.
     """
-    folder = folder.resolve()
-    path, out = folder / "plan.json", folder / "run"
+    path, out = folder.resolve() / "plan.json", folder.resolve() / "run"
     texts = {
         "torchrun": lambda: {"train.sh": _HEAD + job_text("torchrun", plan, path, out)},
         "slurm": lambda: {"job.sbatch": job_text("slurm", plan, path, out)},
@@ -39,7 +38,7 @@ def emit_job(kind: Kind, plan: Plan, folder: Path) -> list[Path]:
     write_json(path, to_json(plan))
     for name, text in texts.items():
         write_text(folder / name, text)
-    return [path, *(folder / name for name in texts)]
+    return [folder / name for name in ("plan.json", *texts)]
 
 
 def kubernetes_yaml(plan: Plan, path: Path, out: Path) -> str:

@@ -98,12 +98,20 @@ def compare_json(base: Plan, columns: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 def _heads(labels: Sequence[str], each: int) -> list[str]:
-    wrapped = [textwrap.wrap(label, each - 2) for label in labels]
+    wrapped = [
+        textwrap.wrap(" ".join(_split(word, each - 2) for word in label.split()), each - 2)
+        for label in labels
+    ]
     deep = max(len(words) for words in wrapped)
     return [
         " " * _LABEL + "".join(f"{words[at] if at < len(words) else '':>{each}s}" for words in wrapped)
         for at in range(deep)
     ]
+
+
+def _split(word: str, width: int) -> str:
+    """A long KEY=VALUE may be broken behind its sign."""
+    return word if len(word) <= width else word.replace("=", "= ", 1)
 
 
 def _cell(name: str, base: Plan, one: Column) -> str:

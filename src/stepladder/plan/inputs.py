@@ -110,7 +110,7 @@ def brief_with(value: Mapping[str, Any], where: Path, change: Change) -> Brief:
 
 def moved(law: LossLaw, runs: Sequence[PastRun]) -> LossLaw:
     """The prior law, moved to where past runs ended; certain near them, less so far from their compute."""
-    seen = [run for run in runs if math.isfinite(run.loss) and run.loss > 0]
+    seen = [run for run in runs if run.loss > 0 and run.has_settled]
     if not seen:
         return law
     logs = [math.log(run.loss / law(run.params, run.tokens).value) for run in seen]
@@ -134,7 +134,7 @@ def moved(law: LossLaw, runs: Sequence[PastRun]) -> LossLaw:
 def _loss_from(law: Law | None, path: Path | None, past: Sequence[PastRun]) -> str:
     if law:
         return f"the law of {path}, form {law.form}, fitted to {law.points} runs,"
-    seen = [run.name for run in past if math.isfinite(run.loss)]
+    seen = [run.name for run in past if run.loss > 0 and run.has_settled]
     return f"the published law (plan/prior.py) moved to where {', '.join(seen)} ended," if seen else ""
 
 

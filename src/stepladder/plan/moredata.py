@@ -65,13 +65,15 @@ def _passes_worth(problem: Problem, least: Least) -> Derived:
 
 
 def _price_worth(problem: Problem, best: Candidate, least: Least) -> Derived:
-    unique, most = problem.unique_tokens, problem.max_epochs
+    # Text is compared with compute where both are used well: with as many passes as are worth it.
+    unique, most = problem.unique_tokens, max(problem.max_epochs, _PASSES[-1])
     now, twice = least(1.0, unique, most), least(1.0, 2 * unique, most)
     if now - twice < problem.near / 2:
         how = f"twice the text would lower the loss by {now - twice:.2g}: compute is what is short, not text"
         return exact(0.0, how, "law")
-    share = _compute_for(lambda share: least(share, unique, max(most, _PASSES[-1])), twice)
-    gain = f"{format_count(unique)} new tokens lower the loss from {now:.4g} to {twice:.4g}"
+    share = _compute_for(lambda share: least(share, unique, most), twice)
+    gain = f"with passes that are worth it, {format_count(unique)} new tokens lower the loss from "
+    gain += f"{now:.4g} to {twice:.4g}"
     per_million = (share - 1) * 1e6 / unique
     if share >= _MOST_COMPUTE:
         gain += f", which no compute up to {share:g}x reaches: at least that"

@@ -1,7 +1,7 @@
 """A plan in; the cheapest measurements that would narrow it, by how much of its spread they remove, out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepladder.plan.risk import variances
 from stepladder.records import Plan
@@ -62,8 +62,8 @@ _KINDS = (
     ),
     _Kind(
         ends=("kg_co2e_per_kwh",),
-        what="name the region, or take the supplier's own figure",
-        command="... --set region=SE   or   --set kg_co2e_per_kwh=FIGURE",
+        what="take the figure of the grid at that hour, or the supplier's own",
+        command="... --set kg_co2e_per_kwh=FIGURE",
         left=0.05,
     ),
     _Kind(ends=("pue",), what="ask the data centre for its PUE", command="... --set pue=FIGURE", left=0.0),
@@ -82,13 +82,18 @@ _KINDS = (
     ),
 )
 
+_GRID = next(at for at, kind in enumerate(_KINDS) if "kg_co2e_per_kwh" in kind.ends)
+_REGION = replace(
+    _KINDS[_GRID], what="name the region", command="... --set region=SE   (or wherever it is)", left=0.1
+)
+
 
 def measurements(plan: Plan, most: int = _MOST) -> list[Measurement]:
     """At most `most`, the most useful first; what is measured or given already is not among them."""
     spread = {name: variances(plan.numbers, name) for name in _HEADLINES if name in plan.numbers}
     total = sum(sum(ends.values()) for ends in spread.values())
     found = []
-    for kind in _KINDS:
+    for kind in [_REGION if _is_anywhere(plan) else _KINDS[_GRID], *_KINDS[:_GRID], *_KINDS[_GRID + 1 :]]:
         removed = {name: _removed(kind, ends) for name, ends in spread.items()}
         gone = sum(removed.values())
         if total == 0 or gone / total < 0.005 or _is_known(plan, kind):
@@ -104,6 +109,10 @@ def measurements(plan: Plan, most: int = _MOST) -> list[Measurement]:
             )
         )
     return sorted(found, key=lambda one: -one.score)[:most]
+
+
+def _is_anywhere(plan: Plan) -> bool:
+    return plan.numbers["kg_co2e_per_kwh"].how.startswith("World")
 
 
 def _removed(kind: _Kind, ends: Mapping[str, float]) -> float:

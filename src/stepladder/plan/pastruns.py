@@ -18,6 +18,7 @@ from stepladder.errors import PlanError, StoreError
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.conflicts import listed
 from stepladder.plan.hardware import find_device
+from stepladder.plan.rates import MIN_STEPS
 from stepladder.plan.standalone import shape_from
 from stepladder.records import Layout, Observation, Plan, Shape, from_json
 from stepladder.store import read_json
@@ -109,6 +110,11 @@ class PastRun:
     intervals: int = 0
 
     @property
+    def has_settled(self) -> bool:
+        """Whether its loss says something of a law: 400 steps and 2 tokens a parameter (docs/log.md)."""
+        return self.tokens >= 2 * self.params and not self.tokens / self.batch_tokens < MIN_STEPS
+
+    @property
     def peak_flops(self) -> float:
         """Dense FLOP/s of its devices at its precision; NaN for a CPU."""
         if not self.device or self.device == "this":
@@ -142,7 +148,7 @@ class PastRun:
             words.append(f"{self.seconds_per_token * self.batch_tokens:.3g} s a step")
         words[-1] += f" (median of {self.intervals})"
         if math.isfinite(self.loss):
-            words.append(f"loss {self.loss:.4g}")
+            words.append(f"loss {self.loss:.4g}" + ("" if self.has_settled else ", too early for the law"))
         return f"{self.name}: " + ", ".join(words)
 
 
@@ -170,7 +176,7 @@ def read_past_run(text: str, usual: Mapping[str, Any]) -> PastRun:
     rows = [{"tokens": row["step"] * batch, **row} if batch > 0 and "step" in row else row for row in rows]
     each, intervals = _seconds_per_token(rows, batch, layout.processes)
     tokens = max((row.get("tokens", math.nan) for row in rows), default=math.nan)
-    missing = _missing(each, tokens, params, device, plan)
+    missing = _missing(each, tokens, params, device, plan) or _too_fast(flops / each, layout, device)
     if missing:
         raise PlanError(
             listed(f"{log} does not say enough to plan by", missing),
@@ -272,6 +278,8 @@ def _where(plan: Plan | None, told: Mapping[str, Any], usual: Mapping[str, Any])
         return plan.layout, "" if plan.layout.device == "cpu" else device
     nodes = int(told.get("nodes", 1))
     count = int(told.get("devices", told.get("count", 0) * nodes) or usual.get("devices", 0))
+    if not count:
+        device = ""
     known = find_device(device) if device and device != "this" else None
     precision = "bf16" if known and "bf16" in known.peaks else "fp32"
     return Layout(
@@ -338,6 +346,14 @@ def _missing(each: float, tokens: float, params: float, device: str, plan: Plan 
     if not device and plan is None:
         lines.append("where it ran: device=ID devices=N after the file, or --device and --count")
     return lines
+
+
+def _too_fast(rate: float, layout: Layout, device: str) -> list[str]:
+    if not device or device == "this":
+        return []
+    share = rate / (find_device(device).peak(layout.precision) * layout.processes)
+    said = f"{share:.0%} of the peak of {layout.processes} x {device}: a count or the model is wrong"
+    return [said] if share > 1 else []
 
 
 def past_runs(texts: Sequence[str], usual: Mapping[str, Any]) -> list[PastRun]:

@@ -247,7 +247,15 @@ def search(problem: Problem) -> list[Candidate]:
     kept = [candidate for candidate in found if candidate is not None]
     if not kept:
         raise _impossible(problem)
-    return kept
+    # A length that the user fixed ends no run within the limits: sizes have to.
+    within = [one for one in kept if one.binds != "tokens" or _is_within(problem, one)]
+    return within or kept
+
+
+def _is_within(problem: Problem, one: Candidate) -> bool:
+    calendar = on_the_calendar(one.seconds, problem.brief.override).get("calendar_seconds", one.seconds)
+    highest = {"hours": calendar.high / 3600, **{name: one.costs[name].high for name in LIMITS[1:]}}
+    return all(highest[name] <= left * 1.0001 for name, left in problem.left.items())
 
 
 def _tokens_for_loss(problem: Problem, shape: Shape, target: float, most: float) -> float | None:
