@@ -1,4 +1,4 @@
-"""Every command of the pages about plans runs as a reader would run it; what a page shows is of the same form."""
+"""Every command of the pages about plans runs as a reader would run it, and prints what the page shows."""
 
 import os
 import re
