@@ -101,6 +101,9 @@ OVERRIDES: Mapping[str, Rule] = {
     "context_tokens": _count(16, 1_048_576, 8),
     "num_layers": _count(1, 1_000),
     "num_heads": _count(1, 1_024),
+    "num_experts": _count(2, 4_096),
+    "experts_active": _count(1, 256),
+    "expert_ffn_width": _count(16, 131_072, 16),
     "width": _count(16, 131_072, 8),
     "params": _count(1_000, 10**13),
     "tokens": _count(1_024, 10**16),
@@ -292,6 +295,11 @@ def _contradictions(value: Mapping[str, Any], text: str) -> list[str]:
     if batch and context and batch % context:
         complaint = f"got {batch:,}; allowed: a multiple of context_tokens ({context:,})"
         problems.append(_say(text, "override", "batch_tokens", complaint))
+    problems += [
+        _say(text, "override", key, f"{key} without num_experts: a dense network has no experts")
+        for key in ("experts_active", "expert_ffn_width")
+        if key in override and "num_experts" not in override
+    ]
     if "params" in override and "width" in override:
         problems.append(_say(text, "override", "params", "params and width both set the size; allowed: one"))
     return problems

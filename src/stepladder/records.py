@@ -117,12 +117,14 @@ class Degrees:
     """How many processes share one model, and in which way; the others are data replicas.
 
     `shard_group` is the number of processes that hold one copy of the state when shard is "hsdp". A process
-    runs `stages` stages of the pipeline ("1f1b": 1, "zbv": 2).
+    runs `stages` stages of the pipeline ("1f1b": 1, "zbv": 2). `expert` data replicas share out the experts
+    of a mixture; they read different sequences, so they are not among those that work on the same.
     """
 
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
+    expert: int = 1
     shard_group: int = 1
     schedule: Literal["1f1b", "gpipe", "interleaved", "zero_bubble", "zbv"] = "1f1b"
     stages: int = 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.errors import TrainError
-from stepladder.records import Degrees, Layout, Order, Plan, from_json, to_json
+from stepladder.records import Degrees, Experts, Layout, Order, Plan, from_json, to_json
 from stepladder.train.metrics import read_metrics
 from stepladder.train.worker import run_plan
 
@@ -217,6 +218,76 @@ def test_a_checkpoint_goes_on_in_any_other_layout(
         steps = [line["step"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]
         assert steps == list(range(1, 21))
         assert pytest.approx(losses(tmp_path / "one"), rel=1e-6) == losses(tmp_path / name)
+
+
+EXPERTS = SHAPE | {"experts": Experts(count=4, active=2, ffn_width=32, balance=0.05)}
+SPREAD = {
+    "ddp, experts": Layout(processes=4, shard="ddp", degrees=Degrees(expert=2)),
+    "fsdp, experts": Layout(processes=4, shard="fsdp", degrees=Degrees(expert=2)),
+    "hsdp, experts": Layout(processes=4, shard="hsdp", degrees=Degrees(expert=2, shard_group=2)),
+    "pipeline, experts": Layout(processes=4, shard="ddp", degrees=Degrees(expert=2, pipeline=2)),
+    "fsdp, parts of experts": Layout(processes=4, shard="fsdp", degrees=Degrees(expert=4)),
+    "fsdp, experts not spread": Layout(processes=4, shard="fsdp"),
+}
+
+
+def test_spread_experts_train_as_one_process(write_plan: Callable[..., Path], tmp_path: Path) -> None:
+    train_all({write_plan("one", Layout(), shape=EXPERTS): tmp_path / "one"}, 1)
+    kinds = ("ddp, experts", "fsdp, experts")
+    train_all({write_plan(name, SPREAD[name], shape=EXPERTS): tmp_path / name for name in kinds}, 4)
+    for name in kinds:
+        assert_same(tmp_path / "one", tmp_path / name)
+        rows = [row for row in read_metrics(tmp_path / name / "metrics.jsonl") if "expert_load" in row]
+        assert all(1 <= row["expert_load"] <= 2 for row in rows)
+        assert rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_experts_in_every_kind_of_layout(
+    write_plan: Callable[..., Path], tmp_path: Path, optimiser: str
+) -> None:
+    common = {"shape": EXPERTS, "optimiser": optimiser}
+    train_all({write_plan("one", Layout(), **common): tmp_path / "one"}, 1)
+    train_all({write_plan(name, layout, **common): tmp_path / name for name, layout in SPREAD.items()}, 4)
+    for name in SPREAD:
+        assert_same(tmp_path / "one", tmp_path / name)
+
+
+@pytest.mark.slow
+def test_experts_go_on_in_another_layout(write_plan: Callable[..., Path], tmp_path: Path) -> None:
+    train_all({write_plan("one", Layout(), shape=EXPERTS): tmp_path / "one"}, 1)
+    names = ("ddp, experts", "fsdp, experts")
+    plans = {write_plan(name, SPREAD[name], shape=EXPERTS): f"{tmp_path / name}@10" for name in names}
+    train_all(plans, 4)
+    shutil.copytree(tmp_path / "fsdp, experts", tmp_path / "same")
+    train_all({write_plan("fsdp, experts", SPREAD["fsdp, experts"], shape=EXPERTS): tmp_path / "same"}, 4)
+    for name in names:
+        (tmp_path / name / "plan.json").unlink()
+    train_all({write_plan(f"{name} one", Layout(), shape=EXPERTS): tmp_path / name for name in names}, 1)
+    whole = losses(tmp_path / "one")
+    for name in (*names, "same"):
+        assert pytest.approx(whole, rel=1e-6) == losses(tmp_path / name)
+
+
+def test_experts_that_cannot_be_shared_out_so(write_plan: Callable[..., Path], tmp_path: Path) -> None:
+    layout = Layout(processes=12, shard="ddp", degrees=Degrees(expert=3, tensor=2))
+    with pytest.raises(TrainError) as caught:
+        run_plan(
+            write_plan("three", layout, shape=EXPERTS), tmp_path / "x", threading.Event(), lambda *_: None
+        )
+    for reason in (
+        "tensor = 2 with experts is not built",
+        "4 experts are not a multiple of expert 3",
+    ):
+        assert reason in str(caught.value)
+    with pytest.raises(TrainError, match="expert = 2 without experts"):
+        run_plan(
+            write_plan("dense", Layout(processes=2, shard="ddp", degrees=Degrees(expert=2))),
+            tmp_path / "y",
+            threading.Event(),
+            lambda *_: None,
+        )
 
 
 def test_impossible_layouts_say_all_reasons(write_plan: Callable[..., Path], tmp_path: Path) -> None:

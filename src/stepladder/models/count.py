@@ -10,12 +10,16 @@ Attention = Literal["explicit", "sdpa"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParamCount:
-    """Parameters. `head` is 0 when tied to the embedding; `nonembed` leaves out both vocabulary matrices."""
+    """Parameters. `head` is 0 when tied to the embedding; `nonembed` leaves out both vocabulary matrices.
+
+    `active` are those that a token passes: without the experts that it is not sent to.
+    """
 
     total: int
     embedding: int
     head: int
     nonembed: int
+    active: int
 
 
 def count_params(shape: Shape) -> ParamCount:
@@ -23,7 +27,9 @@ def count_params(shape: Shape) -> ParamCount:
     embedding = shape.vocab_size * shape.width
     head = 0 if shape.tied_head else embedding
     nonembed = shape.num_layers * (_layer_matrices(shape) + _layer_norms(shape)) + shape.width
-    return ParamCount(total=embedding + head + nonembed, embedding=embedding, head=head, nonembed=nonembed)
+    total = embedding + head + nonembed
+    idle = shape.num_layers * (_layer_matrices(shape) - _layer_matrices(shape, passed=True))
+    return ParamCount(total=total, embedding=embedding, head=head, nonembed=nonembed, active=total - idle)
 
 
 def forward_flops_per_token(shape: Shape) -> int:
@@ -32,7 +38,7 @@ def forward_flops_per_token(shape: Shape) -> int:
     The embedding is a look-up and counts nothing; the head counts also when tied. Attention scores are
     computed for all pairs of positions of the context and masked afterwards, so no causal half is taken off.
     """
-    matrices = shape.num_layers * _layer_matrices(shape) + shape.vocab_size * shape.width
+    matrices = shape.num_layers * _layer_matrices(shape, passed=True) + shape.vocab_size * shape.width
     scores = 2 * shape.num_layers * shape.context_tokens * shape.num_heads * shape.head_dim
     return 2 * (matrices + scores)
 
@@ -73,7 +79,7 @@ def layer_activation_bytes(
         "head_norms": 4 * (queries + keys) + 4 * (shape.num_heads + shape.num_kv_heads),
         "attention": value_bytes * 4 * queries + (0 if attention == "explicit" else 4 * shape.num_heads),
         "scores": shape.context_tokens * shape.num_heads * value_bytes if attention == "explicit" else 0,
-        "feed_forward": value_bytes * 4 * shape.ffn_width,
+        "feed_forward": value_bytes * _feed_forward_values(shape),
     }
     inside = {"none": (), "selective": ("head_norms", "attention", "scores")}.get(recompute, tuple(terms))
     again = sum(terms.pop(name) for name in inside)
@@ -100,15 +106,28 @@ def activation_bytes_per_token(
     return {**kept, "computed_again": again, "head": head_activation_bytes(shape, value_bytes)}
 
 
+def _feed_forward_values(shape: Shape) -> int:
+    """Gate, its activation, up and their product; of a mixture also each row as it came and left."""
+    experts = shape.experts
+    if not experts.count:
+        return 4 * shape.ffn_width
+    return experts.active * (4 * experts.ffn_width + 3 * shape.width) + 2 * experts.count
+
+
 def autocast_copy_bytes(shape: Shape) -> int:
     """bf16 copies of all matrices that multiply, which autocast keeps until the backward pass is through."""
     return 2 * (shape.num_layers * _layer_matrices(shape) + shape.vocab_size * shape.width)
 
 
-def _layer_matrices(shape: Shape) -> int:
+def _layer_matrices(shape: Shape, *, passed: bool = False) -> int:
+    """Of all experts, or of those that a token passes."""
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     attention = shape.width * (queries + 2 * keys) + queries * shape.width
-    return attention + 3 * shape.width * shape.ffn_width
+    experts = shape.experts
+    if not experts.count:
+        return attention + 3 * shape.width * shape.ffn_width
+    number = experts.active if passed else experts.count
+    return attention + shape.width * experts.count + 3 * number * shape.width * experts.ffn_width
 
 
 def _layer_norms(shape: Shape) -> int:

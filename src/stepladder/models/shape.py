@@ -1,8 +1,10 @@
 """One size (parameters, or a width) in; width, depth, heads and feed-forward width out."""
 
+from dataclasses import replace
+
 from stepladder.errors import PlanError
 from stepladder.models.count import count_params
-from stepladder.records import Shape
+from stepladder.records import Experts, Shape
 
 # GPT-2's head dimension, where the width allows: on a CPU 16 costs 2.4 times as much (docs/log.md).
 HEAD_DIM = 64
@@ -68,6 +70,24 @@ def shape_for_width(
     )
 
 
+def with_experts(shape: Shape, count: int, active: int, ffn_width: int = 0) -> Shape:
+    """The shape with `count` experts in each block, of which a token passes `active`.
+
+    Unless given, their width is such that a token meets as many parameters as in the dense shape.
+
+    Raises:
+        PlanError: more active experts than there are.
+    """
+    if not 1 <= active <= count:
+        raise PlanError(
+            "a token cannot pass more experts than there are",
+            got=f"experts_active = {active} of num_experts = {count}",
+            allowed=f"1 to {count}",
+        )
+    ffn_width = ffn_width or max(16, round(shape.ffn_width / active / 16) * 16)
+    return replace(shape, experts=Experts(count=count, active=active, ffn_width=ffn_width))
+
+
 def shape_for_params(
     params: float,
     *,
@@ -118,7 +138,7 @@ def narrower(target: Shape, width: int) -> Shape:
     A ladder whose depth or head count differs from the target's can cross a transition between them and
     then forecasts 20 to 35 % wrong (docs/log.md).
     """
-    return shape_for_width(
+    shape = shape_for_width(
         width,
         target.num_layers,
         vocab_size=target.vocab_size,
@@ -126,4 +146,11 @@ def narrower(target: Shape, width: int) -> Shape:
         num_heads=target.num_heads,
         tied_head=target.tied_head,
         causal=target.causal,
+    )
+    experts = target.experts
+    if not experts.count:
+        return shape
+    share = experts.ffn_width / target.ffn_width
+    return with_experts(
+        shape, experts.count, experts.active, max(16, round(share * shape.ffn_width / 16) * 16)
     )

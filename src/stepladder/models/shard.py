@@ -20,7 +20,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -30,14 +30,20 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.utils.checkpoint import checkpoint
 
+from stepladder.models.experts import mixtures
 from stepladder.models.transformer import Attend, Transformer
 
 
-def shard_model(model: Transformer, mesh: DeviceMesh, precision: str) -> Transformer:
+def shard_model(
+    model: Transformer, mesh: DeviceMesh, precision: str, of_experts: DeviceMesh | None = None
+) -> Transformer:
     """Shard each block, then the rest, over `mesh`; parameters become DTensors under the same names.
 
     With "bf16" blocks gather their weights in bf16: autocast would keep a copy of every gathered weight for
     the backward pass. Gradients are reduced in fp32, and the states between blocks stay as they are.
+
+    Experts that are spread over processes are sharded over the mesh `of_experts`, which leaves these out;
+    their gradients have the sequences of all of them, so they are divided as those of `mesh` are.
 
     A mesh of two dimensions holds a copy for each place of the first (HSDP). `hidden` counts as a forward
     too: losses read hidden states and the head's weight, which the root keeps whole between forward and
@@ -46,6 +52,17 @@ def shard_model(model: Transformer, mesh: DeviceMesh, precision: str) -> Transfo
     policy = MixedPrecisionPolicy()
     if precision == "bf16":
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for mixture in mixtures(model) if of_experts is not None else ():
+        assert of_experts is not None
+        # Whole experts where there are enough, else parts of each.
+        spread = dist.get_world_size(mixture.group) * of_experts.shape[-1]
+        cut = Shard(1 if mixture.settings.count % spread else 0)
+        experts = fully_shard(
+            mixture.experts, mesh=of_experts, mp_policy=policy, shard_placement_fn=lambda _, cut=cut: cut
+        )
+        experts.set_gradient_divide_factor(float(mesh.size()))
+        # Gloo cannot divide on the way; with a shard group of one torch 2.13 would then divide twice.
+        experts.set_force_sum_reduction_for_comms(of_experts.shape[-1] > 1)
     for layer in model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
@@ -81,6 +98,15 @@ def split_matrices(model: Transformer, mesh: DeviceMesh) -> Transformer:
     elif isinstance(model.lm_head, nn.Linear):
         parallelize_module(model, mesh, {"lm_head": columns})
     return model
+
+
+def spread_experts(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Expert parallel: each process of `mesh` keeps an equal part of the experts of every mixture."""
+    for mixture in mixtures(model):
+        mixture.group = mesh.get_group()
+        for name, weight in list(mixture.experts.named_parameters()):
+            part = distribute_tensor(weight.detach(), mesh, [Shard(0)], src_data_rank=None)
+            mixture.experts.register_parameter(name, nn.Parameter(part))
 
 
 def split_positions(model: Transformer, group: dist.ProcessGroup) -> Tensor:

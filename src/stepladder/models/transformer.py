@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepladder.models.experts import Mixture
 from stepladder.models.fused import norm_rotate, rms_norm
 from stepladder.records import Shape
 
@@ -110,7 +111,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(shape.width, shape.variant.norm_eps)
         self.self_attn = Attend(shape, attention)
         self.post_attention_layernorm = RMSNorm(shape.width, shape.variant.norm_eps)
-        self.mlp = FeedForward(shape.width, shape.ffn_width)
+        self.mlp = Mixture(shape) if shape.experts.count else FeedForward(shape.width, shape.ffn_width)
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask)
@@ -162,8 +163,8 @@ class Transformer(nn.Module):
             elif name == "lm_head.weight":
                 parameter.zero_()
             else:
-                scale = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
-                parameter.normal_(0, scale * parameter.shape[1] ** -0.5, generator=generator)
+                scale = residual if name.removesuffix(".weight").endswith(("o_proj", "down_proj")) else 1.0
+                parameter.normal_(0, scale * parameter.shape[-1] ** -0.5, generator=generator)
 
     def hidden(self, ids_BT: Tensor, mask: Tensor | None = None) -> Tensor:
         """Final normed states, (B, T, D). `mask` is boolean and broadcasts to (B, H, T, T): True attends."""

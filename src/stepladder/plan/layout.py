@@ -5,18 +5,22 @@ from dataclasses import dataclass
 from stepladder.records import Layout, Recipe, Shape
 
 # Outermost first: neighbours in the last dimensions talk most and should sit on one machine.
-DIMENSIONS = ("pipeline", "replicate", "shard", "context", "tensor")
+DIMENSIONS = ("pipeline", "replicate", "shard", "context", "expert", "tensor")
 _ONE_STAGE = ("1f1b", "gpipe")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeshSizes:
-    """Processes along each dimension of the mesh."""
+    """Processes in each way of sharing the work.
+
+    Those that share out experts are among the ones that share state, or, without shards, among replicas.
+    """
 
     pipeline: int
     replicate: int
     shard: int
     context: int
+    expert: int
     tensor: int
 
     @property
@@ -25,8 +29,13 @@ class MeshSizes:
         return self.replicate * self.shard
 
     def as_tuple(self) -> tuple[int, ...]:
-        """In the order of DIMENSIONS."""
-        return self.pipeline, self.replicate, self.shard, self.context, self.tensor
+        """In the order of DIMENSIONS, whose product is the number of processes."""
+        replicate, shard = self.replicate, self.shard
+        if shard > 1:
+            shard //= self.expert
+        else:
+            replicate //= self.expert
+        return self.pipeline, replicate, shard, self.context, self.expert, self.tensor
 
 
 def mesh_sizes(layout: Layout) -> MeshSizes:
@@ -39,6 +48,7 @@ def mesh_sizes(layout: Layout) -> MeshSizes:
         replicate=max(data // group, 1),
         shard=group,
         context=degrees.context,
+        expert=degrees.expert,
         tensor=degrees.tensor,
     )
 
@@ -46,7 +56,7 @@ def mesh_sizes(layout: Layout) -> MeshSizes:
 def layout_problems(layout: Layout, shape: Shape, recipe: Recipe) -> list[str]:
     """Every reason why a model of this shape cannot be trained so; empty when it can."""
     degrees, sizes = layout.degrees, mesh_sizes(layout)
-    if min(layout.processes, degrees.tensor, degrees.pipeline, degrees.context) < 1:
+    if min(layout.processes, degrees.model, degrees.expert) < 1:
         return ["processes and degrees start at 1"]
     if layout.processes % degrees.model:
         return [
@@ -57,6 +67,8 @@ def layout_problems(layout: Layout, shape: Shape, recipe: Recipe) -> list[str]:
     problems += _tensor_problems(degrees.tensor, shape, degrees.context)
     if shape.context_tokens % (2 * degrees.context) and degrees.context > 1:
         problems.append(f"context_tokens = {shape.context_tokens} is not a multiple of 2 x context")
+    if shape.experts.count or degrees.expert > 1:
+        problems += _expert_problems(layout, shape)
     if degrees.pipeline > 1:
         problems += _pipeline_problems(
             layout, shape, recipe.batch_tokens // shape.context_tokens // sizes.data
@@ -93,6 +105,26 @@ def _tensor_problems(tensor: int, shape: Shape, context: int) -> list[str]:
         for name, size in parts.items()
         if size % tensor
     ]
+
+
+def _expert_problems(layout: Layout, shape: Shape) -> list[str]:
+    degrees, experts = layout.degrees, shape.experts
+    if not experts.count:
+        return [f"expert = {degrees.expert} without experts in the shape"]
+    problems = [
+        f"{name} = {size} with experts is not built: a mixture is shared out by experts"
+        for name, size in (("tensor", degrees.tensor), ("context", degrees.context))
+        if size > 1
+    ]
+    if experts.count % degrees.expert:
+        problems.append(f"{experts.count} experts are not a multiple of expert {degrees.expert}")
+    replicas = layout.processes // degrees.model
+    group = degrees.shard_group if layout.shard == "hsdp" else replicas
+    if group % degrees.expert:
+        problems.append(
+            f"{group} data replicas that share state are not a multiple of expert {degrees.expert}"
+        )
+    return problems
 
 
 def _pipeline_problems(layout: Layout, shape: Shape, sequences: int) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from stepladder.errors import PlanError
 from stepladder.models.count import count_params, train_flops_per_token
-from stepladder.models.shape import shape_for_params, shape_for_width, usual_widths
+from stepladder.models.shape import shape_for_params, shape_for_width, usual_widths, with_experts
 from stepladder.plan.costs import cost_numbers
 from stepladder.plan.derive import exact, times
 from stepladder.plan.memory import MemoryNeed, memory_need
@@ -90,14 +90,14 @@ def candidate_shapes(
         "causal": causal,
     }
     if "params" in override:
-        return (shape_for_params(float(override["params"]), **fixed),)  # pyrefly: ignore
+        return (_mixed(shape_for_params(float(override["params"]), **fixed), override),)  # pyrefly: ignore
     if "width" in override:
-        return (shape_for_width(int(override["width"]), **fixed),)  # pyrefly: ignore
+        return (_mixed(shape_for_width(int(override["width"]), **fixed), override),)  # pyrefly: ignore
     heads_fixed = fixed["num_heads"]
     most = 16_384 if heads_fixed is None else _WIDEST_HEAD * heads_fixed
     widths = usual_widths(heads_fixed, most=most)
     widths = widths[:: max(len(widths) // _MOST_WIDTHS, 1)] if like is None else widths
-    shapes = [shape_for_width(width, **fixed) for width in widths]  # pyrefly: ignore
+    shapes = [_mixed(shape_for_width(width, **fixed), override) for width in widths]  # pyrefly: ignore
     if like is not None:
         shapes = [replace(shape, variant=like.variant) for shape in shapes]
     kept = tuple(shape for shape in shapes if count_params(shape).total <= max_params)
@@ -110,6 +110,14 @@ def candidate_shapes(
             next_command="raise max_params, or lower vocab_size in [override]",
         )
     return kept
+
+
+def _mixed(shape: Shape, override: Mapping[str, float | int | str | bool]) -> Shape:
+    """With the experts that the brief asks for; `params` are those of the dense shape that it starts from."""
+    if "num_experts" not in override:
+        return shape
+    active, width = int(override.get("experts_active", 2)), int(override.get("expert_ffn_width", 0))
+    return with_experts(shape, int(override["num_experts"]), active, width)
 
 
 def most_tokens(problem: Problem, shape: Shape) -> tuple[float, str]:

@@ -154,6 +154,8 @@ def _compile(plan: Plan) -> Choice:
     figures = {"seconds_saved": saved, "seconds_waited": _COMPILE_SECONDS * layout.processes}
     if layout.degrees.model > 1 or layout.shard not in ("none", "ddp") or layout.recompute != "none":
         return Choice(name=name, value="off", why="blocks are sharded, split or computed twice: not compiled")
+    if plan.shape.experts.count:
+        return Choice(name=name, value="off", why="experts have other numbers of rows at each step")
     if layout.device == "cpu" and not any(map(shutil.which, _COMPILERS)):
         return Choice(name=name, value="off", why=f"no C++ compiler here ({', '.join(_COMPILERS)})")
     if saved <= figures["seconds_waited"]:

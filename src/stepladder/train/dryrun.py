@@ -124,8 +124,16 @@ def _state_bytes(plan: Plan, ranks: parallel.Ranks) -> tuple[dict[str, int], int
     whole = sum(parameters)
     if sharded:
         shards = mesh_sizes(plan.layout).shard * plan.layout.degrees.context
-        whole *= shards
-        layers = [sum(local(p).nbytes for p in layer.parameters()) * shards for layer in model.layers]
+
+        def gathered(module: nn.Module) -> int:
+            # A process gathers the experts that it keeps, not those of others.
+            spread = plan.layout.degrees.expert
+            return sum(
+                local(p).nbytes * (shards // spread if p.ndim > 2 else shards) for p in module.parameters()
+            )
+
+        whole = gathered(model)
+        layers = [gathered(layer) for layer in model.layers]
         outside = whole - sum(layers)
         # The layer that is computed, the one that is fetched ahead, and what the root keeps whole.
         value_bytes = 2 if plan.layout.precision == "bf16" else 4

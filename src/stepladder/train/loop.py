@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import nn
 
+from stepladder.models.experts import mixtures, take_loads
 from stepladder.models.shard import reshard
 from stepladder.records import Energy, Layout, Recipe, Run
 from stepladder.train.checkpoint import Checkpointer
@@ -201,6 +202,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
                     warn(f"{job.name} skipped step {at.step}: {skipped}")
             if at.step % _TIMED_STEPS == 0 or at.step == job.steps:
                 record |= clock.take(job.gauges.work, wait=at.step == job.steps) | memory_peaks(ranks.device)
+                record |= expert_load(model, ranks)
             if status != "ok":
                 record |= {"heldout_loss": math.nan, "heldout_bits_per_byte": math.nan, "status": status}
             elif at.step in marks:
@@ -246,6 +248,14 @@ def memory_peaks(device: torch.device) -> dict[str, float]:
         return {"peak_bytes": peak_rss_bytes()}
     allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     return {"peak_bytes": allocated, "peak_reserved_bytes": reserved}
+
+
+def expert_load(model: nn.Module, ranks: Ranks) -> dict[str, float]:
+    """{"expert_load": rows of the busiest expert over an even share}, a mean over layers; {} when dense."""
+    if not any(True for _ in mixtures(model)):
+        return {}
+    busiest, layers = ranks.sum(take_loads(model))
+    return {"expert_load": busiest / layers} if layers else {}
 
 
 def go_back(checkpoints: Checkpointer, guard: Guard) -> dict[str, Any]:

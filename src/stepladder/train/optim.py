@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+<<<<<<< HEAD
 from stepladder.plan.memory import MUON_VALUES
+=======
+from stepladder.models.shard import local
+>>>>>>> 563a7ea (Give blocks mixtures of experts, and spread the experts over processes)
 from stepladder.records import Recipe
 
 # Coefficients of the quintic Newton-Schulz iteration and its five steps: Jordan et al. 2024, "Muon: an
@@ -21,6 +25,8 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = 5
 # Norm gains take the rate that matrices have under AdamW: 1.5e-3 / 3.2e-2 of the head's (docs/log.md).
 _NORM_SHARE_OF_HEAD = 1.5e-3 / 3.2e-2
+# Groups of matrices inside. Experts are one of their own: they may lie on other processes than the rest.
+_HIDDEN = ("hidden", "experts")
 
 
 class Muon(Optimizer):
@@ -37,6 +43,7 @@ class Muon(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
+<<<<<<< HEAD
             for shape, alike in by_shape.items():
                 most = max(MUON_VALUES // shape.numel(), 1)
                 for at in range(0, len(alike), most):
@@ -53,6 +60,24 @@ class Muon(Optimizer):
             if group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(_like(update.to(parameter.dtype), parameter), alpha=-rate)
+=======
+            for shape, parameters in by_shape.items():
+                directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
+                if len(shape) == 2:
+                    updates = orthogonalise(torch.stack(directions)).unbind()
+                else:  # already a stack
+                    updates = [orthogonalise(direction) for direction in directions]
+                # Tall matrices need longer steps for the same change of their output's size (as Jordan).
+                rate = group["lr"] * max(1.0, shape[-2] / shape[-1]) ** 0.5
+                for parameter, update in zip(parameters, updates, strict=True):
+                    if group["weight_decay"]:
+                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    change = update.to(parameter.dtype)
+                    if has_whole_matrices(parameter):
+                        local(parameter).add_(change, alpha=-rate)
+                    else:
+                        parameter.add_(_like(change, parameter), alpha=-rate)
+>>>>>>> 563a7ea (Give blocks mixtures of experts, and spread the experts over processes)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         gradient = parameter.grad
@@ -63,7 +88,18 @@ class Muon(Optimizer):
         buffer = state["momentum_buffer"]
         buffer.lerp_(gradient, 1 - momentum)
         direction = gradient.lerp(buffer, momentum)
-        return direction.full_tensor() if isinstance(direction, DTensor) else direction
+        if has_whole_matrices(direction):
+            return local(direction)
+        assert isinstance(direction, DTensor)
+        return direction.full_tensor()
+
+
+def has_whole_matrices(tensor: Tensor) -> bool:
+    """Whether no matrix of it is cut here: a stack may be shared out along its first dimension."""
+    if not isinstance(tensor, DTensor):
+        return True
+    cuts = [placement for placement in tensor.placements if not placement.is_replicate()]
+    return all(tensor.ndim > 2 and getattr(placement, "dim", 1) == 0 for placement in cuts)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -103,32 +139,33 @@ def build_optimisers(model: nn.Module, recipe: Recipe) -> Optimisers:
 
     Weight decay touches hidden matrices only. A parameter that does not require a gradient is left out.
     """
-    groups: dict[str, list[nn.Parameter]] = {"embed": [], "head": [], "hidden": [], "norm": []}
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in ("embed", "head", *_HIDDEN, "norm")}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[parameter_group(name, parameter)].append(parameter)
     uses_muon = recipe.optimiser == "muon"
     norm_lr = _NORM_SHARE_OF_HEAD * recipe.head_lr if uses_muon else recipe.hidden_lr
-    rates = {"embed": recipe.embed_lr, "head": recipe.head_lr, "hidden": recipe.hidden_lr, "norm": norm_lr}
+    rates = {"embed": recipe.embed_lr, "head": recipe.head_lr, "norm": norm_lr}
+    rates |= dict.fromkeys(_HIDDEN, recipe.hidden_lr)
     adam = []
     for name, parameters in groups.items():
-        if parameters and not (uses_muon and name == "hidden"):
-            decay = recipe.weight_decay if name == "hidden" else 0.0
+        if parameters and not (uses_muon and name in _HIDDEN):
+            decay = recipe.weight_decay if name in _HIDDEN else 0.0
             adam.append({"params": parameters, "lr": rates[name], "weight_decay": decay, "name": name})
     parts: list[Optimizer] = []
     if adam:
         # One C++ call for all tensors of a group: for 30 small tensors 4x faster than the Python loop.
         parts.append(torch.optim.AdamW(adam, betas=(recipe.beta1, recipe.beta2), fused=True))
-    if uses_muon and groups["hidden"]:
-        hidden = {"params": groups["hidden"], "name": "hidden"}
-        parts.append(Muon([hidden], lr=recipe.hidden_lr, weight_decay=recipe.weight_decay))
+    hidden = [{"params": groups[name], "name": name} for name in _HIDDEN if groups[name]]
+    if uses_muon and hidden:
+        parts.append(Muon(hidden, lr=recipe.hidden_lr, weight_decay=recipe.weight_decay))
     return Optimisers(parts)
 
 
 def parameter_group(name: str, parameter: Tensor) -> str:
-    """embed, head, hidden (a matrix inside) or norm (anything with one dimension)."""
-    if parameter.ndim < 2:
-        return "norm"
+    """embed, head, hidden (a matrix inside), experts (stacked ones) or norm (anything with one dimension)."""
+    if parameter.ndim != 2:
+        return "norm" if parameter.ndim < 2 else "experts"
     if name.endswith("embed_tokens.weight"):
         return "embed"
     return "head" if "head" in name.split(".")[-2] else "hidden"

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from stepladder.models.experts import mixtures
 from stepladder.models.shard import local, sum_over_tensor_group, sync_gradients
 from stepladder.records import Layout
 from stepladder.train.clock import unmarked
@@ -26,6 +27,8 @@ def forward_backward(
     mark: Callable[[str], None] = unmarked,
 ) -> float:
     """Gradients of this rank's micro-batches times `scale`; its part of the sum of their losses, in nats."""
+    for mixture in mixtures(model):
+        mixture.balance_scale = scale
     if layout.degrees.pipeline > 1:
         from stepladder.train.pipeline import Pipelined
 
@@ -60,10 +63,23 @@ def average_gradients(model: nn.Module, layout: Layout, ranks: Ranks) -> None:
         sum_over_tensor_group(model, ranks.group("tensor"))
     if layout.shard in ("fsdp", "hsdp") or ranks.replicas == 1:
         return
-    gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    # Spread experts have seen the tokens of all processes that share them out.
+    spread = [local(one) for one in gradients if one.ndim > 2 and layout.degrees.expert > 1]
+    others = [local(one) for one in gradients if one.ndim <= 2 or layout.degrees.expert == 1]
+    _average(others, ranks, ("replicate", "context", "expert"))
+    _average(spread, ranks, ("replicate", "context"))
+
+
+def _average(gradients: Sequence[Tensor], ranks: Ranks, dimensions: Sequence[str]) -> None:
+    """Sums over the dimensions, over the number of replicas; in place."""
+    if not gradients:
+        return
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    for name in ("replicate", "context"):
-        dist.all_reduce(flat, group=ranks.group(name))
+    for name in dimensions:
+        group = ranks.group(name)
+        if dist.get_world_size(group) > 1:
+            dist.all_reduce(flat, group=group)
     flat /= ranks.replicas
     at = 0
     for gradient in gradients:
