@@ -33,7 +33,8 @@ def test_sixty_four_processes_on_this_one(write: Callable[..., Path]) -> None:
     path = write(Layout(processes=64, nodes=8, shard="fsdp", degrees=degrees, micro_batch_sequences=2))
     shape = from_json(Plan, json.loads(path.read_text())).shape
     found = pretend(path)
-    assert {"pipeline": 2, "replicate": 1, "shard": 4, "context": 2, "tensor": 4} == found["mesh"]
+    sizes = {"pipeline": 2, "replicate": 1, "shard": 4, "context": 2, "expert": 1, "tensor": 4}
+    assert sizes == found["mesh"]
     first, last = found["stages"]
     assert [0, 32] == [first["rank"], last["rank"]]
     # Norm gains are whole in a tensor group and sharded over the 8 processes of shard and context.

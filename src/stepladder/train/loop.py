@@ -201,8 +201,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
                 if is_main:
                     warn(f"{job.name} skipped step {at.step}: {skipped}")
             if at.step % _TIMED_STEPS == 0 or at.step == job.steps:
-                record |= clock.take(job.gauges.work, wait=at.step == job.steps) | memory_peaks(ranks.device)
-                record |= expert_load(model, ranks)
+                record |= clock.take(job.gauges.work, wait=at.step == job.steps) | readings(model, ranks)
             if status != "ok":
                 record |= {"heldout_loss": math.nan, "heldout_bits_per_byte": math.nan, "status": status}
             elif at.step in marks:
@@ -250,12 +249,13 @@ def memory_peaks(device: torch.device) -> dict[str, float]:
     return {"peak_bytes": allocated, "peak_reserved_bytes": reserved}
 
 
-def expert_load(model: nn.Module, ranks: Ranks) -> dict[str, float]:
-    """{"expert_load": rows of the busiest expert over an even share}, a mean over layers; {} when dense."""
-    if not any(True for _ in mixtures(model)):
-        return {}
-    busiest, layers = ranks.sum(take_loads(model))
-    return {"expert_load": busiest / layers} if layers else {}
+def readings(model: nn.Module, ranks: Ranks) -> dict[str, float]:
+    """Peaks of memory; with experts also the rows of the busiest over an even share, a mean over layers."""
+    found = memory_peaks(ranks.device)
+    if any(True for _ in mixtures(model)):
+        busiest, layers = ranks.sum(take_loads(model))
+        found["expert_load"] = busiest / max(layers, 1)
+    return found
 
 
 def go_back(checkpoints: Checkpointer, guard: Guard) -> dict[str, Any]:
