@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-<<<<<<< HEAD
-from stepladder.plan.memory import MUON_VALUES
-=======
 from stepladder.models.shard import local
->>>>>>> 563a7ea (Give blocks mixtures of experts, and spread the experts over processes)
+from stepladder.plan.memory import MUON_VALUES
 from stepladder.records import Recipe
 
 # Coefficients of the quintic Newton-Schulz iteration and its five steps: Jordan et al. 2024, "Muon: an
@@ -43,41 +40,27 @@ class Muon(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-<<<<<<< HEAD
             for shape, alike in by_shape.items():
                 most = max(MUON_VALUES // shape.numel(), 1)
                 for at in range(0, len(alike), most):
                     self._update(alike[at : at + most], group)
 
     def _update(self, parameters: list[Tensor], group: Mapping[str, Any]) -> None:
-        """Step matrices of one shape together."""
+        """Step matrices, or stacks of them, of one shape together."""
         directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
-        updates = orthogonalise(torch.stack(directions))
-        rows, columns = parameters[0].shape
+        *stack, rows, columns = parameters[0].shape
+        # A stack may have other sizes here than elsewhere, so each goes by itself.
+        updates = map(orthogonalise, directions) if stack else orthogonalise(torch.stack(directions)).unbind()
         # Tall matrices need longer steps for the same change of their output's size (as Jordan).
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-        for parameter, update in zip(parameters, updates.unbind(), strict=True):
+        for parameter, update in zip(parameters, updates, strict=True):
             if group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(_like(update.to(parameter.dtype), parameter), alpha=-rate)
-=======
-            for shape, parameters in by_shape.items():
-                directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
-                if len(shape) == 2:
-                    updates = orthogonalise(torch.stack(directions)).unbind()
-                else:  # already a stack
-                    updates = [orthogonalise(direction) for direction in directions]
-                # Tall matrices need longer steps for the same change of their output's size (as Jordan).
-                rate = group["lr"] * max(1.0, shape[-2] / shape[-1]) ** 0.5
-                for parameter, update in zip(parameters, updates, strict=True):
-                    if group["weight_decay"]:
-                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    change = update.to(parameter.dtype)
-                    if has_whole_matrices(parameter):
-                        local(parameter).add_(change, alpha=-rate)
-                    else:
-                        parameter.add_(_like(change, parameter), alpha=-rate)
->>>>>>> 563a7ea (Give blocks mixtures of experts, and spread the experts over processes)
+            change = update.to(parameter.dtype)
+            if has_whole_matrices(parameter):
+                local(parameter).add_(change, alpha=-rate)
+            else:
+                parameter.add_(_like(change, parameter), alpha=-rate)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         gradient = parameter.grad
