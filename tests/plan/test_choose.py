@@ -284,7 +284,7 @@ def test_a_batch_that_does_not_divide_is_rounded_up_and_said():
 def test_failures_of_many_nodes_are_in_the_seconds():
     def plan(nodes: int) -> Plan:
         hardware = HardwareBrief(device="h100-sxm", count=8, nodes=nodes)
-        given = brief(hardware=hardware, override={"params": 8e9, "tokens": 1e12})
+        given = brief(hardware=hardware, override={"params": 8e9, "tokens": 1e12, "mfu": 0.3})
         return choose(given, options=UNMEASURED, law=prior_loss_for(32_768))
 
     few, many = plan(1), plan(256)

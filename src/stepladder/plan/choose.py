@@ -22,7 +22,8 @@ from stepladder.plan.rates import RecipeRule
 from stepladder.plan.reasons import numbers_of
 from stepladder.plan.risk import broken
 from stepladder.plan.search import LIMITS, Candidate, Problem, candidate_shapes, search
-from stepladder.plan.site import Site, site_for
+from stepladder.plan.settle import layout_numbers, with_best_layout, with_layout_speed
+from stepladder.plan.site import Site, device_at, site_for
 from stepladder.plan.spot import priced
 from stepladder.plan.throughput import Throughput, assumed_throughput, fit_throughput
 from stepladder.records import Brief, Corpus, Derived, Layout, Observation, Plan, Shape
@@ -78,25 +79,28 @@ def choose_plan(
         PlanError: nothing keeps the limits, an id is unknown, or keys of the brief contradict each other.
     """
     reject_conflicts(brief, options.overlay)
+    device = device_at(brief, machine, options.overlay)
     problems = [
-        pose(one, predict_loss, observations, machine, corpus, rates, options)
+        with_layout_speed(pose(one, predict_loss, observations, machine, corpus, rates, options), device)
         for one in in_each_region(brief)
     ]
     found = _search_all(problems)
     best = _best(problems[0], found)
     problem = next(one for one in problems if one.brief.hardware.region == best.region)
-    loss = _loss_number(best, options)
-    numbers = numbers_of(problem, best, len(problem.shapes), loss) | data_numbers(problem, best)
+    settled, choice = with_best_layout(problem, best, device)
+    loss = _loss_number(settled, options)
+    numbers = numbers_of(problem, settled, len(problem.shapes), loss) | data_numbers(problem, settled)
+    numbers |= layout_numbers(choice)
     return Plan(
         name=options.name,
         corpus=options.corpus_folder,
         shape=best.shape,
         recipe=best.recipe,
-        layout=best.layout,
+        layout=settled.layout,
         seed=int(brief.override.get("seed", 0)),
         numbers=numbers,
         alternatives=alternatives(found, best, problem.near),
-        limits=_risks(problem, best, numbers),
+        limits=_risks(problem, settled, numbers),
         objective=brief.objective,
         corpus_fingerprint=corpus.fingerprint if corpus else "",
     )

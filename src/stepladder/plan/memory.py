@@ -59,16 +59,16 @@ CPU = HeapRule()
 # A pipeline brings torch's tracing along (train/parallel.py).
 _TRACING_BYTES = 28e6
 # Logits in hand at once on a CPU and on a GPU (train/head.py), in fp32, as probabilities and as a product.
-_CHUNK_BYTES = {"cpu": 12.0 * 2**19, "cuda": 12.0 * 2**23}
+CHUNK_BYTES = {"cpu": 12.0 * 2**19, "cuda": 12.0 * 2**23}
 # Values of matrices that go through Muon together (train/optim.py), 256 MiB gathered.
 MUON_VALUES = 2**26
 # Held-out passes read so many tokens at once (train/objective.py).
-_HELDOUT_TOKENS = 8192
+HELDOUT_TOKENS = 8192
 # Scores are written out up to this context on a CPU (train/choices.py).
 _EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
 # 1 sigma of log bytes: of runs on a CPU that the constants were not fitted to, and of published GPU rows of a
 # source that was left out.
-_LOG_SD = {"cpu": 0.05, "cuda": 0.128}
+LOG_SD = {"cpu": 0.05, "cuda": 0.128}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +114,7 @@ def memory_terms(
 
     For searches: 20 microseconds a layout. Without `checkpoints` the run is too short to write any.
     """
-    facts = _facts(shape, layout.device, layout.precision, layout.recompute)
+    facts = shape_facts(shape, layout.device, layout.precision, layout.recompute)
     part = _part(shape, facts, layout, recipe.optimiser)
     stays = {"weights": part.weights, "optimiser": part.optimiser}
     if checkpoints and layout.device == "cpu":
@@ -168,7 +168,7 @@ class _Facts:
 
 
 @functools.lru_cache(maxsize=1024)
-def _facts(shape: Shape, device: str, precision: str, recompute: str) -> _Facts:
+def shape_facts(shape: Shape, device: str, precision: str, recompute: str) -> _Facts:
     count, value = count_params(shape), 2 if precision == "bf16" else 4
     is_written_out = device == "cpu" and shape.context_tokens <= _EXPLICIT_UP_TO[precision]
     kept, again = layer_activation_bytes(
@@ -254,7 +254,7 @@ def _moments(
             update["orthogonalised"] = 16 * alike
     # A tensor group reads and writes whole states around attention and feed-forward.
     states = 16.0 * shape.width if sizes.tensor > 1 else 0.0
-    heldout = {"heldout_pass": _HELDOUT_TOKENS / sizes.context * (facts.forward / sizes.tensor + states)}
+    heldout = {"heldout_pass": HELDOUT_TOKENS / sizes.context * (facts.forward / sizes.tensor + states)}
     heldout |= {name: passed[name] for name in ("gathered", "bf16_copies") if name in passed}
     return [passed, update, heldout]
 
@@ -279,7 +279,7 @@ def _pass(
     terms = {
         "activations": flying * part.layers * kept,
         "layer_at_work": tokens * (again + facts.gradient) / sizes.tensor,
-        "head": tokens * (facts.head + 4 * shape.width) + 4 * matrix + _CHUNK_BYTES[layout.device],
+        "head": tokens * (facts.head + 4 * shape.width) + 4 * matrix + CHUNK_BYTES[layout.device],
     }
     if part.shards > 1:
         # Two layers, at work and fetched ahead, each as one buffer and as tensors. The root stays whole until
@@ -296,5 +296,5 @@ def _total(terms: dict[str, float], layout: Layout, sequences: int) -> Derived:
     micro = micro_sequences(layout, max(sequences // mesh_sizes(layout).data, 1))
     parts = ", ".join(f"{name} {format_bytes(terms[name])}" for name in largest)
     how = f"each process, micro-batch of {micro} sequences: {parts}, and {len(terms) - len(largest)} more"
-    factor = math.exp(Z80 * _LOG_SD[layout.device])
+    factor = math.exp(Z80 * LOG_SD[layout.device])
     return Derived(value=value, low=value / factor, high=value * factor, how=how, source="rule")

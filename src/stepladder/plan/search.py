@@ -21,7 +21,7 @@ LIMITS = ("hours", "usd", "kwh", "kg_co2e")
 # A plan keeps a limit when the 80 % interval of its cost does: one run in ten would break it.
 KEEP = 0.1
 # Full recompute runs the forward pass twice: 4 thirds of the arithmetic.
-_RECOMPUTE = 4 / 3
+RECOMPUTE = 4 / 3
 _MOST_TOKENS, _MOST_WIDTHS = 1e16, 90
 # Shorter runs of each shape, down to an eighth, for those who want to pay less.
 _HALVINGS = range(7)
@@ -152,7 +152,7 @@ def seconds_per_token(problem: Problem, shape: Shape, batch_tokens: float, *, re
     forecast = problem.throughput.seconds_per_token(train_flops_per_token(shape), batch_tokens)
     if not recompute or problem.throughput.has_recompute:
         return forecast
-    return times(f"{forecast.how}; x 4/3 for recomputing the forward pass", forecast, scale=_RECOMPUTE)
+    return times(f"{forecast.how}; x 4/3 for recomputing the forward pass", forecast, scale=RECOMPUTE)
 
 
 def evaluate(problem: Problem, shape: Shape, tokens: float, binds: str) -> Candidate | None:
@@ -160,7 +160,7 @@ def evaluate(problem: Problem, shape: Shape, tokens: float, binds: str) -> Candi
 
     A run whose length the user fixed may be shorter.
     """
-    recipe = _whole_batch(problem.recipe_for(shape, tokens), shape, problem.site.layout)
+    recipe = whole_batch(problem.recipe_for(shape, tokens), shape, problem.site.layout)
     steps = math.floor(tokens / recipe.batch_tokens)
     if steps < (1 if "tokens" in problem.brief.override else MIN_STEPS):
         return None
@@ -169,7 +169,7 @@ def evaluate(problem: Problem, shape: Shape, tokens: float, binds: str) -> Candi
         return None
     layout, memory = fitted
     if layout.recompute == "full" and binds in problem.left:
-        steps = max(math.floor(steps / _RECOMPUTE), 1)
+        steps = max(math.floor(steps / RECOMPUTE), 1)
     whole = steps * recipe.batch_tokens
     each = seconds_per_token(problem, shape, recipe.batch_tokens, recompute=layout.recompute == "full")
     seconds = wall_seconds(problem, exact(whole, "tokens"), each)
@@ -281,7 +281,7 @@ def _tokens_for_loss(problem: Problem, shape: Shape, target: float, most: float)
     return min(math.exp(high) * 1.005 + 4 * problem.recipe_for(shape, math.exp(high)).batch_tokens, most)
 
 
-def _whole_batch(recipe: Recipe, shape: Shape, layout: Layout) -> Recipe:
+def whole_batch(recipe: Recipe, shape: Shape, layout: Layout) -> Recipe:
     """The batch rounded up to the same number of sequences for each process."""
     unit = shape.context_tokens * layout.processes
     return replace(recipe, batch_tokens=math.ceil(recipe.batch_tokens / unit) * unit)
@@ -289,7 +289,7 @@ def _whole_batch(recipe: Recipe, shape: Shape, layout: Layout) -> Recipe:
 
 def _impossible(problem: Problem) -> PlanError:
     shape = problem.shapes[0]
-    recipe = _whole_batch(problem.recipe_for(shape, 1.0), shape, problem.site.layout)
+    recipe = whole_batch(problem.recipe_for(shape, 1.0), shape, problem.site.layout)
     if fit_layout(problem, shape, recipe) is None:
         *_, leanest = layouts(problem.site.layout, shape, recipe)
         need = memory_need(shape, recipe, leanest, problem.site.memory_bytes).total
@@ -303,7 +303,7 @@ def _impossible(problem: Problem) -> PlanError:
     tokens, binds = most_tokens(problem, shape)
     least = shortest_run(
         lambda amount: (
-            _whole_batch(problem.recipe_for(shape, amount), shape, problem.site.layout).batch_tokens
+            whole_batch(problem.recipe_for(shape, amount), shape, problem.site.layout).batch_tokens
         ),
         MIN_STEPS,
     )

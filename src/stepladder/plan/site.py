@@ -59,7 +59,7 @@ def site_for(
     Raises:
         PlanError: unknown device or region, or a precision that the device does not have.
     """
-    device = _device(brief, machine, overlay)
+    device = device_at(brief, machine, overlay)
     site = _this_cpu(brief, machine) if device is None else _of_device(brief, device, machine, today)
     site = _overlaid(site, brief, device.id if device else "this", overlay)
     over = brief.override
@@ -107,7 +107,7 @@ def _speed(mfu: Derived, site: Site) -> Derived:
     return within(mfu.value * site.peak_flops, mfu.high / mfu.value, how, "user")
 
 
-def _device(brief: Brief, machine: Machine, overlay: Overlay) -> Device | None:
+def device_at(brief: Brief, machine: Machine, overlay: Overlay = NONE) -> Device | None:
     """The overlay's or the catalogue's device, or None for the CPU of this machine."""
     if brief.hardware.device != "this":
         return find_device(brief.hardware.device, overlay.devices)
