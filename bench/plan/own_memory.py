@@ -1,10 +1,11 @@
 """Nothing in; peak resident memory of real runs on this CPU beside the plan's forecast, out.
 
-    python bench/plan/own_memory.py [--keep measured.jsonl]
+    python bench/plan/own_memory.py [--keep measured.jsonl] [--fresh]
 
 Two steps of each configuration, in fresh processes through the door of `stepladder train`: one process, and
 two over gloo (ddp, fsdp, tensor, context, pipeline). The constants of a process on a CPU are fitted to every
-second configuration and scored on the others; what ships is fitted to all. `--keep` reads what is there.
+second configuration and scored on the others; what ships is fitted to all. `--keep` reads what is there;
+`--fresh` takes other configurations, which were measured when terms and constants stood.
 """
 
 import argparse
@@ -58,6 +59,17 @@ def configurations() -> list[tuple[Case, Layout, str, bool]]:
     return rows
 
 
+def fresh_configurations() -> list[tuple[Case, Layout, str, bool]]:
+    """As `configurations`; nothing was chosen with these in view."""
+    split, piled = case(256, 4, 2048, 128, 16), case(192, 6, 4096, 64, 16)
+    rows = [(one, ONE, "adamw", False) for one in (case(160, 5, 4096, 128, 12), case(224, 4, 8192, 256, 2))]
+    rows += [(one, ONE, "adamw", False) for one in (case(128, 12, 2048, 64, 16), case(320, 3, 4096, 64, 16))]
+    rows += [(one, ONE, "muon", False) for one in (case(288, 3, 2048, 64, 32), case(224, 6, 2048, 128, 8))]
+    rows += [(case(352, 5, 2048, 128, 8), ONE, "adamw", True), (split, TENSOR, "adamw", False)]
+    rows += [(case(320, 4, 2048, 128, 16), FSDP, "adamw", False), (piled, DDP, "muon", False)]
+    return [*rows, (piled, FSDP, "adamw", True)]
+
+
 def case(width: int, layers: int, vocabulary: int, context: int, sequences: int) -> Case:
     """In one line."""
     return Case(width=width, layers=layers, vocabulary=vocabulary, context=context, sequences=sequences)
@@ -67,13 +79,20 @@ def main() -> int:
     """Print one line a configuration, then the errors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", type=Path, help="measured runs, read if there, else written")
+    parser.add_argument("--fresh", action="store_true", help="configurations that nothing was chosen with")
     options = parser.parse_args()
+    chosen = fresh_configurations() if options.fresh else configurations()
     if options.keep and options.keep.exists():
         rows = [json.loads(line) for line in options.keep.read_text().splitlines()]
     else:
-        rows = measure_all()
+        rows = measure_all(chosen)
         if options.keep:
             options.keep.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if options.fresh:
+        for row in rows:
+            print(f"{label(row)}: {row['peak'] / 1e6:.0f} MB, forecast {error(row, CPU):+.1%}")
+        report("shipped, fresh configurations", rows, CPU)
+        return 0
     fitted = fit(rows[::2])
     print(f"fitted to every second: {shown(fitted)}; to all: {shown(fit(rows))}; shipped: {shown(CPU)}")
     for number, row in enumerate(rows):
@@ -89,12 +108,12 @@ def main() -> int:
     return 0
 
 
-def measure_all() -> list[dict]:
+def measure_all(chosen: list[tuple[Case, Layout, str, bool]]) -> list[dict]:
     """Runs of one process two at a time, those of two one at a time."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="own-memory-") as name:
         folder = Path(name)
-        jobs = list(enumerate(configurations()))
+        jobs = list(enumerate(chosen))
         for shape in {(one.vocabulary, one.context): one for _, (one, *_) in jobs}.values():
             write_corpus(shape, folder / corpus_of(shape), 60_000)
         alone = [job for job in jobs if job[1][1].processes == 1]
