@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.models.shape import shape_for_width
-from stepladder.plan.configs import _config
 from stepladder.plan.hardware import find_device
 from stepladder.plan.layoutsearch import PAIR_LOG90, Place, rank_layouts
-from stepladder.plan.steptime import RATES, step_terms
+from stepladder.plan.steprows import config_of, refusal
+from stepladder.plan.steptime import step_seconds
 from stepladder.records import Layout, Recipe
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "layout"
@@ -58,7 +58,7 @@ def regrets(path: Path) -> None:
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            usable = row["status"] == "ok" and not row["trap"] and row["step_s"] and row["hw"] in RATES
+            usable = row["status"] == "ok" and not row["trap"] and row["step_s"] and not refusal(row)
             if usable and float(row["experts"] or 0) <= 1:
                 groups[tuple(row[name] for name in ALIKE)].append(row)
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -67,7 +67,7 @@ def regrets(path: Path) -> None:
         if len({layout_of(row) for row in rows}) < 3:
             continue
         measured = [float(row["step_s"]) for row in rows]
-        forecast = [float(sum(step_terms(_config(row)).values())) for row in rows]
+        forecast = step_seconds(config_of(rows)).tolist()
         by_model = measured[int(np.argmin(forecast))] / min(measured)
         by_rule = measured[min(range(len(rows)), key=lambda at: rule_key(rows[at]))] / min(measured)
         found[key[0]].append((by_model, by_rule))

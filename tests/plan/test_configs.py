@@ -73,15 +73,15 @@ def test_sharding_and_recompute_need_less_memory(tmp_path):
     assert memory(recompute="full") < memory(recompute="selective") < memory(recompute="none", flash="0")
 
 
-def test_a_measured_row_moves_and_narrows_its_kin_only(tmp_path):
+def test_a_measured_row_moves_and_narrows_its_kin_most(tmp_path):
     plain = predict(tmp_path, ROW)[0]
     measured = write(tmp_path / "m.csv", {**ROW, "step_s": str(plain.step * 1.5), "mem_gib": "50"})
     other = {**ROW, "id": "b", "hidden": "8192"}
     near, far = predict(tmp_path, ROW, other, measured=measured)
-    assert near.step == pytest.approx(1.5 * plain.step)
+    assert 1.35 * plain.step < near.step < 1.5 * plain.step
     assert near.memory == pytest.approx(50)
-    assert near.step_log90 < plain.step_log90
-    assert far.step_log90 == plain.step_log90
+    # Another model of the same machine learns less.
+    assert near.step_log90 < far.step_log90 < plain.step_log90
 
 
 def test_what_the_constants_do_not_cover_is_refused(tmp_path):
@@ -92,8 +92,23 @@ def test_what_the_constants_do_not_cover_is_refused(tmp_path):
         {**ROW, "layers": ""},
         {**ROW, "gbs": "-1"},
         ROW,
+        {**ROW, "dp": "32"},
+        {**ROW, "gbs": "600"},
+        {**ROW, "mbs": "nan"},
+        {**ROW, "gpus": "1e300"},
+        {**ROW, "dtype": "fp8"},
     )
-    assert [bool(row.reason) for row in rows] == [True, True, True, True, False]
+    refused = [row.reason for row in rows]
+    assert refused[4] == ""
+    assert "TPUv4" in refused[0]
+    assert "experts" in refused[1]
+    assert refused[2].startswith("layers: not a positive number")
+    assert refused[3].startswith("gbs: not a positive number")
+    assert refused[5] == "dp x tp x pp x cp is 32, gpus 64"
+    assert refused[6] == "dp x mbs x ga is 512, gbs 600"
+    assert refused[7].startswith("mbs: not a positive number")
+    assert refused[8].startswith("gpus: not a positive number")
+    assert refused[9] == 'accelerator "A100" has no fp8'
     write_configs(tmp_path / "out.csv", rows)
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "id,step_s,step_low90,step_high90,mem_gib,mem_low90,mem_high90,fits,status"
@@ -120,5 +135,5 @@ def test_steps_of_published_tables():
             errors[row["group"]].append(math.log(found.step / float(row["step_s"])))
     medians = [statistics.median(abs(math.expm1(error)) for error in each) for each in errors.values()]
     assert len(errors) == 16
-    # In-sample; plan/steptime.py has the figures with each source left out.
-    assert statistics.mean(medians) < 0.17
+    # In-sample; bench/plan/steps.py has the figures with each source left out.
+    assert statistics.mean(medians) < 0.11

@@ -14,7 +14,8 @@ from stepladder.plan.hardware import Device
 from stepladder.plan.layouts import PRECISIONS, RECOMPUTES, SCHEDULES, SHARDS, Grid
 from stepladder.plan.memory import CHUNK_BYTES, GIB, HELDOUT_TOKENS, MUON_VALUES, shape_facts
 from stepladder.plan.memory import FITTED as MEMORY
-from stepladder.plan.steptime import FITTED, LEFT_OUT_LOG90, Config, step_terms
+from stepladder.plan.stepcalibrate import SPREAD, Z90, Kin, slopes, spread_of
+from stepladder.plan.steptime import FITTED, Config, Rates, step_seconds, step_terms
 from stepladder.records import Recipe, Shape
 
 # Where a data sheet says nothing: 300 FLOP for each byte of memory (A100 164, H100 295, MI300X 247), PCIe 4
@@ -24,19 +25,19 @@ _FLOPS_PER_BYTE, _SCALE_UP, _NETWORK = 300.0, 25e9, 12.5e9
 # third with the memory of 1f1b; zbv has none where the three passes take the same time, which they do not).
 _AGAIN = np.array([0.0, 0.1, 1.0])
 _BUBBLE = np.array([{"zero_bubble": 1 / 3, "zbv": 1 / 3}.get(name, 1.0) for name, _ in SCHEDULES])
-# A device that no row of the fit has, and each link that no data sheet states: judgements.
-_UNSEEN_LOG90, _UNSTATED_LOG90 = 0.35, 0.3
-# Sharded state is sent while layers compute; plain data parallel sends all gradients after the last one.
-_FELT_FSDP = math.exp(FITTED.data)
+# Our own trainer is none of the fitted frameworks; a device that no fitted row has, and each link that no
+# data sheet states, count as much again (plan/stepcalibrate.py): judgements.
+_UNLIKE_LOG_SD = 0.2
 _SEEN = {"v100", "a100", "a800", "h100", "b200", "gb200", "gb300"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridCost:
-    """Seconds of a step by term and in all, with the half-width of their log interval, and bytes."""
+    """Seconds of a step by term and in all, the half-width of their log interval, and bytes, of a grid."""
 
+    config: Config
+    unlike: int
     terms: dict[str, np.ndarray]
-    log90: float
     num_bytes: np.ndarray
 
     @cached_property
@@ -44,105 +45,105 @@ class GridCost:
         """Of one optimiser step."""
         return np.sum(list(self.terms.values()), axis=0)
 
+    @cached_property
+    def log90(self) -> np.ndarray:
+        """Half-width of the 90 % interval of log seconds before anything was measured."""
+        effects = slopes(self.config, FITTED, np.log(step_seconds(self.config)))
+        none = np.zeros(len(effects))
+        kin = Kin(slopes=effects, site=none, accelerator=none, model=none, layout=none)
+        return Z90 * np.sqrt(spread_of(kin, SPREAD) + self.unlike * _UNLIKE_LOG_SD**2)
+
 
 def grid_cost(grid: Grid, shape: Shape, recipe: Recipe, device: Device) -> GridCost:
     """All layouts at once."""
+    config = _config(grid, shape, device)
     return GridCost(
-        terms=_seconds(grid, shape, recipe, device),
-        log90=spread_of(device, grid.base.processes),
+        config=config,
+        unlike=_unlike(device, grid.base.processes),
+        terms=_seconds(grid, shape, device, config),
         num_bytes=grid_bytes(grid, shape, recipe),
     )
 
 
-def spread_of(device: Device, processes: int) -> float:
-    """Half-width of the 90 % interval of log seconds before anything was measured."""
+def _unlike(device: Device, processes: int) -> int:
     links = device.links
     used = [links.memory] + ([links.scale_up] if processes > 1 else [])
     used += [links.network] if processes > links.domain_devices else []
-    unstated = sum(math.isnan(link) for link in used)
     seen = any(part in _SEEN for part in device.id.split("-"))
-    return math.sqrt(LEFT_OUT_LOG90**2 + (0 if seen else _UNSEEN_LOG90**2) + unstated * _UNSTATED_LOG90**2)
+    return 1 + (not seen) + sum(math.isnan(link) for link in used)
 
 
-def _seconds(grid: Grid, shape: Shape, recipe: Recipe, device: Device) -> dict[str, np.ndarray]:
+def _config(grid: Grid, shape: Shape, device: Device) -> Config:
     columns, links = grid.columns, device.links
-    tensor, pipeline, context, data = (columns[n] for n in ("tensor", "pipeline", "context", "data"))
-    peak, slow = device.peak("bf16" if "bf16" in device.peaks else "fp32"), device.peak("fp32")
-    memory = _stated(links.memory, peak / _FLOPS_PER_BYTE)
-    scale_up, network = _stated(links.scale_up, _SCALE_UP), _stated(links.network, _NETWORK)
+    peak = device.peak("bf16" if "bf16" in device.peaks else "fp32")
     domain = max(links.domain_devices, 1)
+    ones = np.ones(len(grid))
+    rates = Rates(
+        flops=peak,
+        memory=_stated(links.memory, peak / _FLOPS_PER_BYTE),
+        scale_up=_stated(links.scale_up, _SCALE_UP),
+        network=_stated(links.network, _NETWORK),
+        domain=domain,
+        node=max(grid.base.processes // grid.base.nodes, 1),
+        newer=float("fp8" in device.peaks),
+        tuned=0.0,
+    )
     layer = count_params(shape).nonembed / shape.num_layers
-    # Positions are shared like sequences, except that each process meets every key.
-    config = Config(
+    chunks = grid.stages / _BUBBLE[columns["schedule"]]
+    degrees = (columns["data"], columns["tensor"], columns["pipeline"], chunks, columns["context"])
+    return Config(
         shape=(shape.num_layers, shape.width, layer, shape.vocab_size, shape.num_heads),
-        sequence=shape.context_tokens,
-        batch=recipe.batch_tokens / shape.context_tokens,
-        micro_batch=columns["micro"] / context,  # pyrefly: ignore[bad-argument-type]
-        accumulation=grid.micro_batches,  # pyrefly: ignore[bad-argument-type]
-        degrees=(data, tensor, pipeline, grid.stages / _BUBBLE[columns["schedule"]]),  # pyrefly: ignore
-        devices=(grid.base.processes, domain),
-        accelerator="H100" if "h" in device.id[:1] else "A100",
-        fp8=False,
-        flash=True,
-        zero=np.where(columns["shard"] >= 2, 3, 0),  # pyrefly: ignore[bad-argument-type]
-        recompute=_AGAIN[columns["recompute"]],  # pyrefly: ignore[bad-argument-type]
+        sequence=shape.context_tokens * ones,
+        micro_batch=columns["micro"],
+        accumulation=grid.micro_batches,
+        degrees=degrees,
+        rates=rates,
+        fp8=0.0,
+        flash=ones,
+        zero=np.where(columns["shard"] >= SHARDS.index("fsdp"), 3, 0),
+        recompute=_AGAIN[columns["recompute"]],
+        sequence_parallel=ones,
+        host=(0.0, 4.0),
     )
-    terms = {
-        name: np.asarray(value)
-        for name, value in step_terms(config, FITTED, (peak, memory, scale_up, network)).items()
-    }
-    terms["matrices"] = terms["matrices"] * np.where(
-        columns["precision"] == PRECISIONS.index("fp32"), peak / slow, 1
-    )
-    width = np.where(columns["precision"] == PRECISIONS.index("bf16"), 2, 4)
+
+
+def _seconds(grid: Grid, shape: Shape, device: Device, config: Config) -> dict[str, np.ndarray]:
+    columns, rates = grid.columns, config.rates
+    tensor, pipeline, context = (columns[n] for n in ("tensor", "pipeline", "context"))
+    terms = {name: np.asarray(value) * np.ones(len(grid)) for name, value in step_terms(config).items()}
+    is_fp32 = columns["precision"] == PRECISIONS.index("fp32")
+    for name in ("matrices", "attention", "head"):
+        terms[name] = terms[name] * np.where(is_fp32, rates.flops / device.peak("fp32"), 1)
+    width = np.where(is_fp32, 4, 2)
     each = shape.num_layers / pipeline * grid.micro_batches
-    tokens = columns["micro"] * shape.context_tokens / context
     keys = 2 * shape.num_kv_heads * shape.head_dim / tensor
-    near = tensor * context <= domain
-    terms["context_parallel"] = (
-        each
-        * tokens
-        * (context - 1)
-        * keys
-        * width
-        * (2 + _AGAIN[columns["recompute"]])
-        / np.where(near, scale_up, network)
+    gathered = each * config.tokens * (context - 1) * keys * width * (2 + config.recompute)
+    near = tensor * context <= rates.domain
+    terms["context_parallel"] = gathered / np.where(near, rates.scale_up, rates.network)
+    link = rates.network if grid.base.processes > rates.domain else rates.scale_up
+    sent = 2 * grid.micro_batches * grid.stages * config.tokens * shape.width * width / tensor
+    terms["pipeline_sends"] = np.where(pipeline > 1, sent / link, 0.0)
+    is_grouped = columns["shard"] == SHARDS.index("hsdp")
+    names = ("matrices", "attention", "elementwise", "launches", "head")
+    compute = np.sum([terms[name] for name in names], axis=0)
+    terms["data_parallel"] = np.where(
+        is_grouped, _grouped_seconds(grid, config, compute), terms["data_parallel"]
     )
-    terms["pipeline_sends"] = np.where(
-        pipeline > 1,
-        2
-        * grid.micro_batches
-        * grid.stages
-        * tokens
-        * shape.width
-        * width
-        / tensor
-        / (network if grid.base.processes > domain else scale_up),
-        0.0,
-    )
-    terms["data_parallel"] = _data_seconds(grid, shape, (scale_up, network, domain), width)
     return terms
 
 
-def _data_seconds(grid: Grid, shape: Shape, links: tuple[float, float, int], width: np.ndarray) -> np.ndarray:
-    """Gradients summed once (ddp), or weights gathered and gradients scattered (fsdp), and the sum between
-    groups of shards (hsdp). FSDP2 gathers each block's weights for both passes of each micro-batch."""
-    columns, (scale_up, network, domain) = grid.columns, links
-    tensor, pipeline, context, data = (columns[n] for n in ("tensor", "pipeline", "context", "data"))
-    held = count_params(shape).total / (tensor * pipeline)
-    inner = tensor * context
-    together = np.where(columns["shard"] == SHARDS.index("hsdp"), columns["group"], data) * context
-    link = np.where(inner * together / context <= domain, scale_up, network)
-    whole = 2 * 4 * held * (data * context - 1) / (data * context)
-    parts = held * (2 * width * grid.micro_batches + 4) * (together - 1) / np.maximum(together, 1)
-    groups = np.maximum(data * context / together, 1)
-    between = 2 * 4 * held / together * (groups - 1) / groups
-    sharded = _FELT_FSDP * parts / link + between / (network if grid.base.processes > domain else scale_up)
-    return np.select(
-        [columns["shard"] == SHARDS.index("none"), columns["shard"] == SHARDS.index("ddp")],
-        [0.0 * held, whole / link],
-        sharded,
-    )
+def _grouped_seconds(grid: Grid, config: Config, compute: np.ndarray) -> np.ndarray:
+    """hsdp: weights gathered and gradients scattered inside a group under computation, and the shards' sum
+    between groups after it."""
+    columns, rates = grid.columns, config.rates
+    ranks = columns["group"] * columns["context"]
+    near = columns["tensor"] * ranks <= rates.domain
+    once = 2 * config.held * (ranks - 1) / ranks / np.where(near, rates.scale_up, rates.network)
+    inside = 3 * config.accumulation * once * math.exp(FITTED["gathers"])
+    groups = columns["data"] / columns["group"]
+    link = rates.network if grid.base.processes > rates.domain else rates.scale_up
+    between = 2 * 4 * config.held / ranks * (groups - 1) / groups / link * math.exp(FITTED["data"])
+    return np.hypot(compute, inside) - compute + between
 
 
 def grid_bytes(grid: Grid, shape: Shape, recipe: Recipe) -> np.ndarray:

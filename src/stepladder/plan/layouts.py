@@ -1,6 +1,7 @@
 """A shape, a recipe and so many processes in; every layout that the trainer can run, as columns, out."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,6 +77,11 @@ class Grid:
         }
         columns = {name: np.array([cell[name]]) for name in _COLUMNS}
         return cls(base=layout, columns=columns, sequences=np.array([sequences]))
+
+    def take(self, at: Sequence[int]) -> "Grid":
+        """Some of the layouts."""
+        columns = {name: column[list(at)] for name, column in self.columns.items()}
+        return Grid(base=self.base, columns=columns, sequences=self.sequences[list(at)])
 
     def __len__(self) -> int:
         return len(self.sequences)

@@ -90,17 +90,20 @@ def rank_layouts(
     if not len(grid):
         raise _none_legal(shape, recipe, place)
     cost = grid_cost(grid, shape, recipe, place.device)
-    shift, log90 = _learnt(grid, cost, (shape, recipe), place)
-    seconds = cost.seconds * np.exp(shift)
+    seconds = cost.seconds * np.exp(_learnt(grid, (shape, recipe), place)[0])
     fits = cost.num_bytes * _SURELY <= place.device.mem_bytes
     order = np.flatnonzero(fits)[np.argsort(seconds[fits], kind="stable")]
     order = _simplest_first(grid, seconds, order)
     kept = _distinct(grid, order, (shape, recipe), place, most)
     if not kept:
         raise _none_fits(grid, cost, (shape, recipe), place)
+    few = grid.take(kept)
+    log90 = grid_cost(few, shape, recipe, place.device).log90
+    log90 = np.minimum(log90, _learnt(few, (shape, recipe), place)[1])
     needs = [memory_need(shape, recipe, grid.layout(at), place.device.mem_bytes) for at in kept]
     top = tuple(
-        _ranked(grid, (cost, seconds, log90), at, kept[0], need) for at, need in zip(kept, needs, strict=True)
+        _ranked(grid, (cost, seconds, float(width)), (at, kept[0]), need)
+        for at, width, need in zip(kept, log90, needs, strict=True)
     )
     return LayoutChoice(
         top=top,
@@ -153,12 +156,11 @@ def _distinct(grid: Grid, order: np.ndarray, run: tuple[Shape, Recipe], place: P
 
 def _ranked(
     grid: Grid,
-    costs: tuple[GridCost, np.ndarray, np.ndarray],
-    at: int,
-    first: int,
+    costs: tuple[GridCost, np.ndarray, float],
+    places: tuple[int, int],
     need: MemoryNeed,
 ) -> RankedLayout:
-    cost, seconds, log90 = costs
+    (cost, seconds, log90), (at, first) = costs, places
     terms = {name: float(column[at]) for name, column in cost.terms.items() if column[at] > 0}
     rest = {name: value for name, value in terms.items() if name != "matrices"}
     binds = max(rest, key=lambda name: rest[name], default="matrices")
@@ -167,7 +169,7 @@ def _ranked(
         f"{name.replace('_', ' ')} {amount / whole:.0%}"
         for name, amount in sorted(terms.items(), key=lambda item: -item[1])[:4]
     )
-    factor = math.exp(float(log90[at]) * Z80 / 1.645)
+    factor = math.exp(log90 * Z80 / 1.645)
     shifted = abs(value / whole - 1) > 1e-9
     how = f"terms of plan/steptime.py: {said}" + (
         f"; times {value / whole:.3g}, what measured steps show" if shifted else ""
@@ -240,11 +242,9 @@ def describe(layout: Layout) -> str:
     return ", ".join(parts) + f", {layout.precision}"
 
 
-def _learnt(
-    grid: Grid, cost: GridCost, run: tuple[Shape, Recipe], place: Place
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log shift and half-width of each layout's log interval after the measured steps of this model here."""
-    shift, log90 = np.zeros(len(grid)), np.full(len(grid), cost.log90)
+def _learnt(grid: Grid, run: tuple[Shape, Recipe], place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Log shift, and half-width of the log interval (else infinite), by this model's steps measured here."""
+    shift, log90 = np.zeros(len(grid)), np.full(len(grid), np.inf)
     weights = np.zeros(len(grid))
     for step in place.measured:
         if step.hw != place.device.id or step.seconds <= 0 or not _same_model(step.shape, run[0]):

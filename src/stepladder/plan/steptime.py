@@ -1,112 +1,194 @@
-"""A training configuration in; seconds of one optimiser step by named term out, before anything was measured.
+"""A training configuration, or arrays of them, in; seconds of one optimiser step by named term out.
 
-Terms add up; the pipeline's bubble stretches those that wait for it. Constants were fitted to 1,385 published
-steps of dense models from 16 sources. With each source left out once, the mean over sources of the median
-error is 19.7 % (15 % with all of them in); the source that is worst, 900 of the steps, is then 44 % off.
+Equations, sources and validity of each term: docs/plan/step-time.md. Constants are logarithms; each has a
+value before data, how far sources differ in it, and what `bench/plan/steps.py` fitted to all published steps.
 """
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-# Dense 16-bit FLOP/s, memory B/s, scale-up B/s one way, network B/s (plan/data/hardware.csv).
-RATES: dict[str, tuple[float, float, float, float]] = {
-    "V100": (125e12, 0.9e12, 150e9, 12.5e9),
-    "A100": (312e12, 1.9e12, 300e9, 25e9),
-    "A800": (312e12, 1.9e12, 200e9, 25e9),
-    "H100": (989e12, 3.35e12, 450e9, 50e9),
-    "H100-96": (989e12, 4.0e12, 450e9, 50e9),
-    "B200": (2250e12, 7.7e12, 900e9, 50e9),
-    "GB200": (2500e12, 8.0e12, 900e9, 50e9),
-    "GB300": (2500e12, 8.0e12, 900e9, 100e9),
+Numbers = float | np.ndarray
+Rule = Mapping[str, float]
+
+# name: (before data, standard deviation, fitted), natural logarithms. Why: docs/plan/step-time.md.
+CONSTANTS: dict[str, tuple[float, float, float]] = {
+    "gemm": (0.35, 0.3, 0.472),  # time of large matrix products over that at the data sheet's peak
+    "small": (-2.5, 0.7, -2.720),  # share idle at micro-batches of 2,048 tokens
+    "narrow": (-2.0, 0.7, -0.942),  # share idle at slices 1,024 wide
+    "misaligned": (0.1, 0.2, 0.278),  # heads whose width is not a multiple of 8
+    "tuned": (-0.2, 0.2, -0.215),  # Transformer Engine's kernels, on Hopper and after
+    "fp8": (-0.41, 0.3, -0.351),  # fp8 products over 16-bit ones
+    "attention": (0.5, 0.4, 0.574),  # fused attention, over products
+    "attention_newer": (0.4, 0.4, 0.468),  # the same on Hopper and after, more
+    "elementwise": (-0.3, 0.5, 0.246),
+    "launch": (1.1, 0.3, 1.248),  # milliseconds of the host for one layer with full recompute
+    "tensor": (0.0, 0.5, 0.039),  # tensor-parallel traffic inside a domain, over the link's rate
+    "across": (0.3, 0.7, 0.643),  # the same over the network
+    "data": (-0.5, 0.7, -0.177),  # gradients felt
+    "gathers": (-0.3, 0.7, -0.656),  # parameters gathered, before overlap
+    "optimiser": (0.0, 0.7, 0.113),
+    "offload": (0.0, 0.5, 0.555),
+    "wait": (1.0, 0.7, 1.534),  # milliseconds a step for each doubling of nodes
 }
-_FP8 = 1.6  # what fp8 matrices gain end to end of the factor of two on paper
+FITTED: Rule = {name: fitted for name, (_, _, fitted) in CONSTANTS.items()}
+_HOST_LINK = 8e9  # bytes a second of a device's share of PCIe 3.0 x16, both ways at once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """What one device can do at best: FLOP/s dense 16-bit, bytes a second one way, devices that share links.
+
+    `newer` is 1 from Hopper on, `tuned` where its maker's own stack runs on it.
+    """
+
+    flops: Numbers
+    memory: Numbers
+    scale_up: Numbers
+    network: Numbers
+    domain: Numbers
+    node: Numbers
+    newer: Numbers
+    tuned: Numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """One dense configuration. `recompute` is the forward passes done again: 0, a part, or 1."""
+    """Dense configurations; every number may be an array of one length.
 
-    shape: tuple[float, float, float, float, float]  # layers, hidden, matrices of a layer, vocabulary, heads
-    sequence: float
-    batch: float
-    micro_batch: float
-    accumulation: float
-    degrees: tuple[float, float, float, float]  # data, tensor, pipeline, chunks of each stage
-    devices: tuple[float, float]  # in all, in a node
-    accelerator: str
-    fp8: bool
-    flash: bool
-    zero: int
-    recompute: float
+    `shape` is layers, hidden, matrices of a layer (parameters), vocabulary, heads; `degrees` is data, tensor,
+    pipeline, chunks of each stage, context. `recompute` is the forward passes done again: 0, a part, or 1.
+    `offloads` is 1 where kept activations go to the host's memory; `gradient_bytes` is of one gradient sent.
+    """
+
+    shape: tuple[Numbers, Numbers, Numbers, Numbers, Numbers]
+    sequence: Numbers
+    micro_batch: Numbers
+    accumulation: Numbers
+    degrees: tuple[Numbers, Numbers, Numbers, Numbers, Numbers]
+    rates: Rates
+    fp8: Numbers
+    flash: Numbers
+    zero: Numbers
+    recompute: Numbers
+    sequence_parallel: Numbers
+    host: tuple[Numbers, Numbers] = (0.0, 2.0)  # offloads, gradient_bytes
 
     @property
-    def params(self) -> float:
-        """Parameters of layers and one vocabulary matrix."""
+    def tokens(self) -> Numbers:
+        """Tokens of a micro-batch on one device."""
+        return self.micro_batch * self.sequence / self.degrees[4]
+
+    @property
+    def held(self) -> Numbers:
+        """Parameters of one device's share before data parallelism shards them."""
         layers, hidden, matrices, vocabulary, _ = self.shape
-        return layers * matrices + vocabulary * hidden
+        return (layers * matrices + vocabulary * hidden) / (self.degrees[1] * self.degrees[2])
+
+    @property
+    def devices(self) -> Numbers:
+        """All of them."""
+        data, tensor, pipeline, _, context = self.degrees
+        return data * tensor * pipeline * context
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepRule:
-    """Logarithms of efficiencies and of how much of each kind of traffic is felt."""
-
-    gemm: float = 0.495
-    newer: float = 0.052
-    v100: float = 0.347
-    small_batch: float = -2.646
-    narrow: float = -2.048
-    elementwise: float = -0.507
-    launch: float = 0.606
-    tensor: float = -0.280
-    data: float = -1.187
-    optimiser: float = 0.019
+def step_seconds(config: Config, rule: Rule = FITTED) -> Numbers:
+    """Seconds of a step."""
+    return sum(step_terms(config, rule).values())
 
 
-FITTED = StepRule()
-# Log error within which 89 % of the steps of a source that was left out lie (mean over sources).
-LEFT_OUT_LOG90 = 0.55
+def step_terms(config: Config, rule: Rule = FITTED) -> dict[str, Numbers]:
+    """Seconds by term; their sum is the step."""
+    layer, head = _layer(config, rule), _head(config, rule)
+    data, _, pipeline, chunks, _ = config.degrees
+    each = config.shape[0] / pipeline
+    device = sum(layer.values())
+    # The host queues kernels while the device works: the slower of the two is felt.
+    launch = np.exp(rule["launch"]) * 1e-3 * (3 + config.recompute) / 4
+    felt = _slower(device, launch, 4)
+    count = each * config.accumulation
+    terms = {name: seconds * count for name, seconds in layer.items()}
+    terms["launches"] = (felt - device) * count
+    # The last stage has the head too, and the others wait for it.
+    terms["head"] = head * config.accumulation
+    compute = sum(terms.values())
+    # The stages before it fill first, a chunk at a time.
+    terms["bubble"] = (pipeline - 1) / chunks * each * felt
+    terms |= _between(config, rule, compute)
+    shared = np.where(np.asarray(config.zero) > 0, data, 1)
+    terms["optimiser"] = 20 * config.held / shared / config.rates.memory * np.exp(rule["optimiser"])
+    # Kept inputs of layers go to the host and come back.
+    moved = config.host[0] * count * config.tokens * config.shape[1] * 4
+    terms["offload"] = moved / _HOST_LINK * np.exp(rule["offload"])
+    return terms
 
 
-def step_terms(
-    config: Config, rule: StepRule = FITTED, rates: tuple[float, float, float, float] | None = None
-) -> dict[str, float]:
-    """Seconds by term; their sum is the step.
-
-    Numbers of the configuration may be numpy arrays of one length, and are then those of so many layouts.
-    `rates` stand for the accelerator's own where it is not among RATES.
-    """
-    layers, hidden, matrices, vocabulary, heads = config.shape
-    data, tensor, pipeline, chunks = config.degrees
-    count, node = config.devices
-    flops, memory, scale_up, network = rates or RATES[config.accelerator]
-    tokens = config.micro_batch * config.sequence
-    passes = 3 + config.recompute
-    forward = 2 * (layers * (matrices + 2 * config.sequence * hidden))
-    work = config.batch * config.sequence * (passes * forward + 6 * vocabulary * hidden)
-    efficiency = rule.gemm + (0.0 if config.accelerator[0] in "AV" else rule.newer)
-    efficiency += rule.v100 if config.accelerator == "V100" else 0.0
-    # Small micro-batches and narrow slices of a matrix leave units idle.
-    idle = 1 + math.exp(rule.small_batch) * 2048 / tokens + math.exp(rule.narrow) * 1024 * tensor / hidden
-    peak = count * flops * (_FP8 if config.fp8 else 1.0)
-    each = layers / pipeline * config.accumulation
-    scores = 0.0 if config.flash else config.micro_batch * heads / tensor * config.sequence**2 * 16
-    passed = each * (tokens * hidden * 60 / np.sqrt(tensor) + scores) * passes / 3
-    is_full, zero = np.asarray(config.recompute) > 0.9, np.asarray(config.zero)
-    traffic = each * tokens * hidden * 4 * np.where(is_full, 6, 4) * (tensor - 1) / tensor
-    held = config.params / (tensor * pipeline)
-    gathers = np.where(zero == 3, 3 + is_full, 2)
-    shared = np.where(zero > 0, data, 1)
-    terms = {
-        "matrices": work / peak * math.exp(efficiency) * idle,
-        "elementwise": math.exp(rule.elementwise) * passed / memory,
-        "launches": math.exp(rule.launch) * 1e-3 * each,
-        "tensor_parallel": math.exp(rule.tensor) * traffic / np.where(tensor <= node, scale_up, network),
+def _layer(config: Config, rule: Rule) -> dict[str, Numbers]:
+    """Seconds of one layer's passes over one micro-batch, were the host infinitely fast."""
+    _, hidden, matrices, _, heads = config.shape
+    tensor, rates = config.degrees[1], config.rates
+    tokens, passes = config.tokens, 3 + config.recompute
+    flash = np.asarray(config.flash) > 0
+    base = np.exp(_inefficiency(config, rule)) / rates.flops
+    fused = np.exp(rule["attention"] + rule["attention_newer"] * rates.newer)
+    # Fused kernels skip the half of the scores that is masked.
+    scores = 2 * np.where(flash, fused, 2) * config.sequence * hidden * tokens / tensor
+    whole = np.where(flash, 0, config.micro_batch * heads / tensor * config.sequence**2 * 16)
+    # Without sequence parallelism norms and dropouts are done by all.
+    split = np.where(np.asarray(config.sequence_parallel) > 0, tensor, np.sqrt(tensor))
+    passed = (tokens * hidden * 60 / split + whole) * passes / 3
+    sent = tokens * hidden * 4 * (4 + 2 * (config.recompute > 0.9)) * (tensor - 1) / tensor
+    inside = np.exp(rule["tensor"]) / rates.scale_up
+    across = np.exp(rule["across"]) / (rates.network * rates.node)
+    products = 2 * matrices * tokens / tensor * np.exp(rule["fp8"] * config.fp8)
+    return {
+        "matrices": passes * products * base * _idle(config, rule),
+        "attention": passes * scores * base,
+        "elementwise": passed / rates.memory * np.exp(rule["elementwise"]),
+        "tensor_parallel": sent * np.where(tensor <= rates.domain, inside, across),
     }
-    terms["bubble"] = sum(terms.values()) * (pipeline - 1) / (config.accumulation * chunks)
-    inside = count <= node
-    link = scale_up if inside else network * min(1.0, 8 / node)
-    terms["data_parallel"] = math.exp(rule.data) * gathers * 2 * held * (data - 1) / data / link
-    terms["optimiser"] = math.exp(rule.optimiser) * 20 * held / shared / memory
-    return terms  # pyrefly: ignore[bad-return]
+
+
+def _head(config: Config, rule: Rule) -> Numbers:
+    """Seconds of the vocabulary's product and its loss, in 16 and 32 bit, for one micro-batch."""
+    _, hidden, _, vocabulary, _ = config.shape
+    logits = config.tokens * vocabulary / config.degrees[1]
+    products = 6 * logits * hidden * np.exp(_inefficiency(config, rule)) / config.rates.flops
+    passed = 20 * logits / config.rates.memory * np.exp(rule["elementwise"])
+    return products * _idle(config, rule) + passed
+
+
+def _inefficiency(config: Config, rule: Rule) -> Numbers:
+    _, hidden, _, _, heads = config.shape
+    odd = np.mod(hidden / np.maximum(heads, 1), 8) != 0
+    return rule["gemm"] + rule["tuned"] * config.rates.tuned + rule["misaligned"] * odd
+
+
+def _idle(config: Config, rule: Rule) -> Numbers:
+    """Few rows or narrow slices leave units of the device without work."""
+    narrow = 1024 * np.sqrt(config.degrees[1]) / config.shape[1]
+    return 1 + np.exp(rule["small"]) * 2048 / config.tokens + np.exp(rule["narrow"]) * narrow
+
+
+def _between(config: Config, rule: Rule, compute: Numbers) -> dict[str, Numbers]:
+    """Traffic of data parallelism that is felt beside `compute` seconds, and waiting for the slowest node."""
+    data, tensor, _, _, context = config.degrees
+    rates, ranks = config.rates, data * context
+    # Slices of one node send at the same time; each ring has its share of the node's adapters.
+    outside = np.minimum(rates.scale_up, rates.network * rates.node / np.minimum(tensor, rates.node))
+    link = np.where(config.devices <= rates.domain, rates.scale_up, outside)
+    once = 2 * config.held * (ranks - 1) / ranks / link
+    plain = 2 * once * (config.host[1] + 2) / 4 * np.exp(rule["data"])
+    # Fully sharded: gathered for both passes of every micro-batch and scattered back, under computation.
+    sharded = _slower(compute, 3 * config.accumulation * once * np.exp(rule["gathers"]), 2) - compute
+    nodes = np.maximum(config.devices / rates.node, 1)
+    return {
+        "data_parallel": np.where(np.asarray(config.zero) == 3, sharded, plain),
+        "wait": np.exp(rule["wait"]) * 1e-3 * np.log2(nodes),
+    }
+
+
+def _slower(one: Numbers, other: Numbers, power: float) -> Numbers:
+    """The larger of two times that overlap; near each other, a little more."""
+    return (one**power + other**power) ** (1 / power)
