@@ -97,6 +97,9 @@ def test_what_the_constants_do_not_cover_is_refused(tmp_path):
         {**ROW, "mbs": "nan"},
         {**ROW, "gpus": "1e300"},
         {**ROW, "dtype": "fp8"},
+        {**ROW, "dtype": "int4"},
+        {**ROW, "recompute": "some"},
+        {**ROW, "dp": "1", "tp": "64"},
     )
     refused = [row.reason for row in rows]
     assert refused[4] == ""
@@ -109,6 +112,9 @@ def test_what_the_constants_do_not_cover_is_refused(tmp_path):
     assert refused[7].startswith("mbs: not a positive number")
     assert refused[8].startswith("gpus: not a positive number")
     assert refused[9] == 'accelerator "A100" has no fp8'
+    assert refused[10] == 'dtype "int4" is not among fp16, bf16, fp8'
+    assert refused[11] == 'recompute "some" is not among none, full, selective, selective_layer, unknown'
+    assert refused[12] == "tp 64 is more than heads 32"
     write_configs(tmp_path / "out.csv", rows)
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "id,step_s,step_low90,step_high90,mem_gib,mem_low90,mem_high90,fits,status"

@@ -48,6 +48,7 @@ _TUNED = ("nemo", "megatron-bridge", "megatron-lm")
 # Forward passes done again. Unstated: between none and all.
 _RECOMPUTE = {"full": 1.0, "selective": 0.1, "selective_layer": 0.5, "unknown": 0.5}
 _RATES = ("flops", "memory", "scale_up", "network", "domain", "node", "newer", "tuned")
+_DTYPES = ("", "fp16", "bf16", "fp8")
 _LARGEST = 1e9
 _RACK = 16  # devices of a scale-up domain above which it spans nodes
 _RAGGED = 0.1
@@ -85,6 +86,9 @@ def refusal(row: Row) -> str:
     ]
     if absurd:
         return ", ".join(absurd) + f": not a positive number up to {_LARGEST:g}"
+    for name, known in (("dtype", _DTYPES), ("recompute", ("", "none", *_RECOMPUTE))):
+        if row.get(name, "").strip() not in known:
+            return f'{name} "{row[name]}" is not among {", ".join(known[1:])}'
     if _cell(row, "experts", 0.0) > 0:
         return "mixtures of experts are outside what the constants were fitted to"
     key = _NAMES.get(row["hw"], row["hw"].lower())
@@ -110,6 +114,9 @@ def unlike(row: Row) -> int:
 
 def _contradiction(row: Row) -> str:
     tensor, pipeline, context = (number(row, name, 1) for name in ("tp", "pp", "cp"))
+    for name, degree, most in (("tp", tensor, "heads"), ("pp", pipeline, "layers")):
+        if degree > number(row, most, 1):
+            return f"{name} {degree:g} is more than {most} {number(row, most, 1):g}"
     count = number(row, "gpus", 1)
     data = number(row, "dp", count / (tensor * pipeline * context))
     if abs(data * tensor * pipeline * context / count - 1) > 1e-6:
