@@ -5,7 +5,7 @@ Run: .venv/bin/python bench/plan/steps.py (data: `../shared/reference/layout`, o
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,21 +175,24 @@ def leave_out(table: Table, source: str) -> Source:
     return Source(table=mine, logs=logs, kin=kin, spread=fit_spread(others, rule), rule=rule)
 
 
-def another_split(source: Source) -> list[Error]:
+def another_split(source: Source, most: int = MOST_PAIRS) -> list[Error]:
     """Each row after one run of the same model with another TP or PP, all such runs in turn."""
     model, split = source.cells("sub", "hw", "model"), source.cells("tp", "pp")
     return _one_each(
-        source, lambda at, one: model[at] == model[one] and split[at] != split[one] and _same(source, at, one)
+        source,
+        lambda at, one: model[at] == model[one] and split[at] != split[one] and _same(source, at, one),
+        most,
     )
 
 
-def half_the_devices(source: Source) -> list[Error]:
+def half_the_devices(source: Source, most: int = MOST_PAIRS) -> list[Error]:
     """Each row after one run of the same model on at most half the devices, all such runs in turn."""
     model = source.cells("sub", "hw", "model")
     count = [number(row, "gpus", 1) for row in source.table.rows]
     return _one_each(
         source,
         lambda at, one: model[at] == model[one] and count[one] <= count[at] / 2 and _same(source, at, one),
+        most,
     )
 
 
@@ -199,12 +202,15 @@ def _same(source: Source, at: int, one: int) -> bool:
     return all(source.table.rows[at][name] == source.table.rows[one][name] for name in names)
 
 
-def _one_each(source: Source, fits) -> list[Error]:
+def _one_each(source: Source, fits: Callable[[int, int], bool], most: int) -> list[Error]:
+    """`most` of the runs that fit in turn, evenly; the nearest layout where that is one."""
     found = []
     for at in range(len(source.table.rows)):
         ones = [one for one in range(len(source.table.rows)) if one != at and fits(at, one)]
-        for one in _spaced(ones, MOST_PAIRS):
-            found += source.after([one], [at], 1 / min(len(ones), MOST_PAIRS))
+        if most == 1:
+            ones.sort(key=lambda one: np.abs(source.kin.layout[at] - source.kin.layout[one]).sum())
+        for one in _spaced(ones, most):
+            found += source.after([one], [at], 1 / min(len(ones), most))
     return found
 
 
@@ -312,7 +318,9 @@ def main(folder: Path) -> None:
     questions = (
         ("no measurement", Source.plain, "asked macro 17 %, MAPE 20 %, x2.0; known 20.6, 22, x2.39"),
         ("one run, other TP or PP", another_split, "asked 7, 12, 9 %, x1.6; known 9.3, 15.9, 10.9, x1.85"),
+        ("  the nearest of them", lambda one: another_split(one, 1), ""),
         ("one run, half the devices", half_the_devices, "asked 3, 10, 10 %; known 3.0, 12.6, 13.7"),
+        ("  the nearest of them", lambda one: half_the_devices(one, 1), ""),
         ("one run, smallest scale", lambda one: smallest(one, 1), "asked macro 15 %; known 21.4"),
         ("two runs, smallest scale", lambda one: smallest(one, 2), "asked macro 15 %; known 21.4"),
     )

@@ -14,7 +14,8 @@ from stepladder.plan.steprows import Row, config_of, unlike
 from stepladder.plan.steptime import CONSTANTS, FITTED, Config, Rule, step_seconds
 
 _NUDGE = 1e-4
-_LAYOUT = ("dp", "tp", "pp", "mbs", "ga", "cp", "seq")
+# Errors of the terms follow the shapes of kernels; more of the same ones change them less.
+_LAYOUT = {"tp": 1.0, "mbs": 1.0, "seq": 1.0, "pp": 0.4, "dp": 0.2, "ga": 0.2, "cp": 0.2}
 _MODEL = ("sub", "hidden", "layers", "heads", "dtype", "framework")
 
 
@@ -23,7 +24,7 @@ class Spread:
     """Standard deviations of log seconds: `terms` scales those of CONSTANTS, `accelerator` is between sites,
     `model` of one model's runs, felt less by e for every `reach` of layout distance, `noise` of a row.
 
-    `reach` is a sum of absolute log ratios of degrees, micro-batch, accumulation and sequence.
+    `reach` is a weighted sum of absolute log ratios of degrees, micro-batch, accumulation and sequence.
     """
 
     terms: float
@@ -35,8 +36,8 @@ class Spread:
 
 # Greatest likelihood of all published steps, and what 90 % of those of a source that was left out kept
 # within, in standard deviations (bench/plan/steps.py).
-SPREAD = Spread(terms=0.423, accelerator=0.071, model=0.142, reach=4.388, noise=0.081)
-Z90 = 1.6
+SPREAD = Spread(terms=0.478, accelerator=0.072, model=0.148, reach=2.413, noise=0.076)
+Z90 = 1.5
 # A framework, accelerator or network that no fitted row had: no data says how far it is off. A judgement.
 _UNLIKE_LOG_SD = 0.2
 
@@ -76,13 +77,13 @@ def described(rows: Sequence[Row], rule: Rule = FITTED) -> tuple[np.ndarray, Kin
     """Log seconds by the constants alone, and what makes the rows alike."""
     config = config_of(rows)
     logs = np.log(step_seconds(config, rule))
-    layout = [[number(row, name, 1.0) for name in _LAYOUT] for row in rows]
+    layout = np.log([[number(row, name, 1.0) for name in _LAYOUT] for row in rows])
     return logs, Kin(
         slopes=slopes(config, rule, logs),
         site=_keys(rows, ("group",) if any(row.get("group") for row in rows) else ("hw", "framework")),
         accelerator=_keys(rows, ("hw",)),
         model=_keys(rows, _MODEL),
-        layout=np.log(np.array(layout)),
+        layout=layout * np.array(list(_LAYOUT.values())),
     )
 
 

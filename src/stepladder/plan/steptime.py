@@ -14,23 +14,24 @@ Rule = Mapping[str, float]
 
 # name: (before data, standard deviation, fitted), natural logarithms. Why: docs/plan/step-time.md.
 CONSTANTS: dict[str, tuple[float, float, float]] = {
-    "gemm": (0.35, 0.3, 0.472),  # time of large matrix products over that at the data sheet's peak
-    "small": (-2.5, 0.7, -2.720),  # share idle at micro-batches of 2,048 tokens
-    "narrow": (-2.0, 0.7, -0.942),  # share idle at slices 1,024 wide
-    "misaligned": (0.1, 0.2, 0.278),  # heads whose width is not a multiple of 8
-    "tuned": (-0.2, 0.2, -0.215),  # Transformer Engine's kernels, on Hopper and after
+    "gemm": (0.35, 0.3, 0.471),  # time of large matrix products over that at the data sheet's peak
+    "small": (-2.5, 0.7, -2.733),  # share idle at micro-batches of 2,048 tokens
+    "narrow": (-2.0, 0.7, -0.986),  # share idle at slices 1,024 wide
+    "misaligned": (0.1, 0.2, 0.277),  # heads whose width is not a multiple of 8
+    "tuned": (-0.2, 0.2, -0.221),  # Transformer Engine's kernels, on Hopper and after
     "fp8": (-0.41, 0.3, -0.351),  # fp8 products over 16-bit ones
-    "attention": (0.5, 0.4, 0.574),  # fused attention, over products
-    "attention_newer": (0.4, 0.4, 0.468),  # the same on Hopper and after, more
-    "elementwise": (-0.3, 0.5, 0.246),
-    "launch": (1.1, 0.3, 1.248),  # milliseconds of the host for one layer with full recompute
-    "tensor": (0.0, 0.5, 0.039),  # tensor-parallel traffic inside a domain, over the link's rate
-    "across": (0.3, 0.7, 0.643),  # the same over the network
-    "data": (-0.5, 0.7, -0.177),  # gradients felt
-    "gathers": (-0.3, 0.7, -0.656),  # parameters gathered, before overlap
-    "optimiser": (0.0, 0.7, 0.113),
-    "offload": (0.0, 0.5, 0.555),
-    "wait": (1.0, 0.7, 1.534),  # milliseconds a step for each doubling of nodes
+    "attention": (0.5, 0.4, 0.581),  # fused attention, over products
+    "attention_newer": (0.4, 0.4, 0.472),  # the same on Hopper and after, more
+    "elementwise": (-0.3, 0.5, 0.278),
+    "launch": (1.1, 0.3, 1.226),  # milliseconds of the host for one layer with full recompute
+    "tensor": (0.0, 0.5, -0.003),  # tensor-parallel traffic inside a domain, over the link's rate
+    "latency": (-2.8, 0.7, -2.811),  # milliseconds of a layer's collectives for each peer of a tensor group
+    "across": (0.3, 0.7, 0.625),  # the same over the network
+    "data": (-0.5, 0.7, -0.175),  # gradients felt
+    "gathers": (-0.3, 0.7, -0.655),  # parameters gathered, before overlap
+    "optimiser": (0.0, 0.7, 0.110),
+    "offload": (0.0, 0.5, 0.561),
+    "wait": (1.0, 0.7, 1.529),  # milliseconds a step for each doubling of nodes
 }
 FITTED: Rule = {name: fitted for name, (_, _, fitted) in CONSTANTS.items()}
 _HOST_LINK = 8e9  # bytes a second of a device's share of PCIe 3.0 x16, both ways at once
@@ -101,12 +102,16 @@ def step_seconds(config: Config, rule: Rule = FITTED) -> Numbers:
 def step_terms(config: Config, rule: Rule = FITTED) -> dict[str, Numbers]:
     """Seconds by term; their sum is the step."""
     layer, head = _layer(config, rule), _head(config, rule)
-    data, _, pipeline, chunks, _ = config.degrees
+    data, tensor, pipeline, chunks, _ = config.degrees
     each = config.shape[0] / pipeline
     device = sum(layer.values())
     # The host queues kernels while the device works: the slower of the two is felt.
-    launch = np.exp(rule["launch"]) * 1e-3 * (3 + config.recompute) / 4
-    felt = _slower(device, launch, 4)
+    passes = (3 + config.recompute) / 4
+    launch = np.exp(rule["launch"]) * 1e-3 * passes
+    # All of a group wait for its last at each collective.
+    layer["latency"] = np.exp(rule["latency"]) * 1e-3 * passes * (tensor - 1)
+    felt = _slower(device, launch, 4) + layer["latency"]
+    device = device + layer["latency"]
     count = each * config.accumulation
     terms = {name: seconds * count for name, seconds in layer.items()}
     terms["launches"] = (felt - device) * count
