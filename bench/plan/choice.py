@@ -81,14 +81,13 @@ def main(folder: Path) -> None:
         ("other sources", others, "asked 1.02"),
         (f"of these, {LARGE_DEVICES} devices or more", large, "asked 1.05, worst 1.25"),
     )
-    ways = (("median layout", by_chance), ("rule", by_rule)) + tuple(
-        (f"model, ties of {tie:.0%} by the rule", by_model(tie)) for tie in TIES
-    )
+    mixed = [(f"model, ties of {tie:.0%} by the rule", by_model(tie)) for tie in TIES]
+    ways = (("median layout", by_chance), ("rule", by_rule), *mixed)
     for kind, sets, asked in kinds:
         print(f"{kind}: {len(sets)} sets of {sum(len(ones) for ones, _ in sets)} rows; {asked}")
         for name, pick in ways:
             found = regrets(table, sets, pick)
-            print(f"  {name:<28} mean {found.mean():.3f}  worst {found.max():.3f}")
+            print(f"  {name:<32} mean {found.mean():.3f}  worst {found.max():.3f}")
     for source, sets in by_source.items():
         means = ", ".join(f"{name} {regrets(table, sets, pick).mean():.3f}" for name, pick in ways[1:])
         print(f"  {source} ({len(sets)}): {means}")
