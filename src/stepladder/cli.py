@@ -61,6 +61,7 @@ _VERBS: tuple[tuple[str, dict[str, str]], ...] = (
             "mix": "Choose the mixture of domains by small runs.",
             "complete": "Let a trained model continue a text.",
             "predict": "Label JSON lines with a tuned model.",
+            "calibrate": "Time a few steps near a plan, for its forecasts.",
         },
     ),
 )

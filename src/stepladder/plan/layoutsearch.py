@@ -216,7 +216,7 @@ def _next_measurement(top: Sequence[RankedLayout]) -> str:
         return f"none needed: {names} are further apart than the forecast errs"
     return (
         f"the forecasts of {names} overlap ({gap:.1%} apart): twenty steps of each would tell "
-        "(stepladder calibrate plan.json --layouts 1,2)"
+        "(stepladder calibrate, with each of them in a plan.json)"
     )
 
 
