@@ -261,7 +261,8 @@ def test_a_large_model_is_sharded_when_it_does_not_fit_whole():
     hardware = HardwareBrief(device="rtx-4090", count=8)
     given = brief(hardware=hardware, override={"params": 4e9, "tokens": 1e9})
     plan = choose(given, options=UNMEASURED, law=prior_loss_for(32_768))
-    assert plan.layout.shard == "fsdp"
+    # Over PCIe a pipeline may be faster than gathering weights: either way no device holds all of the state.
+    assert plan.layout.shard in ("fsdp", "hsdp") or plan.layout.degrees.model > 1
     assert plan.numbers["peak_bytes"].high < 24e9
     too_large = brief(hardware=hardware, override={"params": 4e11, "tokens": 1e9})
     with pytest.raises(PlanError, match="does not fit the memory of 8 x GeForce RTX 4090"):
