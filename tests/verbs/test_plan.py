@@ -57,7 +57,7 @@ def test_a_plan_shows_ends_sources_and_what_would_narrow_it(brief, said):
         "P10",
         "P90",
         "breaks a limit usd 10%",
-        "price 6",
+        "price 7",
         "half the time",
         "--from-run LOG",
     ):
