@@ -10,7 +10,7 @@ import pytest
 from stepladder.errors import TrainError
 from stepladder.launch.pretend import pretend, pretend_lines
 from stepladder.models.count import count_params
-from stepladder.records import Degrees, Layout, Plan, from_json, to_json
+from stepladder.records import Degrees, Experts, Layout, Plan, from_json, to_json
 
 pytestmark = pytest.mark.dist
 MakePlan = Callable[..., Path]
@@ -63,3 +63,29 @@ def test_a_layout_that_cannot_be_is_one_clear_error(write: Callable[..., Path]) 
     path = write(Layout(processes=64, shard="fsdp", degrees=Degrees(tensor=8)))
     with pytest.raises(TrainError, match="num_heads = 4 is not a multiple of tensor 8"):
         pretend(path)
+
+
+def test_sixty_four_processes_with_experts(write: Callable[..., Path]) -> None:
+    degrees = Degrees(expert=8, pipeline=2)
+    layout = Layout(processes=64, nodes=8, shard="fsdp", degrees=degrees, micro_batch_sequences=1)
+    path = write(layout)
+    plan = from_json(Plan, json.loads(path.read_text()))
+    experts = Experts(count=16, active=2, ffn_width=64)
+    path.write_text(json.dumps(to_json(replace(plan, shape=replace(plan.shape, experts=experts)))))
+    shape = replace(plan.shape, experts=experts)
+    found = pretend(path)
+    sizes = {"pipeline": 2, "replicate": 1, "shard": 4, "context": 1, "expert": 8, "tensor": 1}
+    assert sizes == found["mesh"]
+    first, last = found["stages"]
+    # Half of the layers; experts lie on 8 x 4 processes, and so does what every process computes.
+    counted = count_params(shape)
+    even = 4 * ((counted.nonembed - shape.width) / 2 + counted.embedding) / 32
+    # Routers and the gains of heads have 16 rows for 32 shards: this process has one, not half of one.
+    more = 4 * 4 * (shape.width / 2 + 2 / 2)
+    assert even + more == first["memory_bytes"]["parameters"]
+    # In each pass of each of 4 layers rows travel there and back; before, counts do (forward only).
+    sent, micro_batches = first["collectives"]["expert all_to_all"], first["micro_batches"]
+    assert micro_batches * 4 * (1 + 2 + 2) == sent["calls"]
+    rows = 4 * shape.context_tokens * experts.active * shape.width
+    assert micro_batches * 4 * (4 * rows + 8 * experts.count) == sent["bytes"]
+    assert sent == last["collectives"]["expert all_to_all"]

@@ -43,6 +43,7 @@ def observe(folder: Path) -> Observation:
             "in_context_score": run.in_context_score,
             "peak_bytes": run.peak_bytes,
             "joules_source": run.energy.source,
+            **({"experts": plan.shape.experts.count} if plan.shape.experts.count else {}),
             **excluded,
         },
     )

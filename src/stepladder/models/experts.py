@@ -80,7 +80,9 @@ class Mixture(nn.Module):
         # A permutation of copies: the gradients of its backward pass meet in a fixed order.
         order_R = chosen_R.argsort(stable=True)
         rows_RD = x_BTD.flatten(0, 1)[:, None].expand(-1, active, -1).reshape(-1, x_BTD.shape[-1])[order_R]
-        counts_X = torch.bincount(chosen_R, minlength=count)
+        # No bincount: a dry run could not say how long its answer is.
+        counts_X = torch.zeros(count, dtype=torch.long, device=chosen_R.device)
+        counts_X.scatter_add_(0, chosen_R, torch.ones_like(chosen_R))
         answers_RD = self._answers(rows_RD, counts_X)
         back_RD = torch.empty_like(answers_RD).index_copy(0, order_R, answers_RD)
         answers_BTAD = back_RD.view(*chosen_BTA.shape, -1)

@@ -13,6 +13,14 @@ from typing import Any, Literal
 import numpy as np
 
 from stepladder.errors import ExportError, StoreError
+from stepladder.models.expert_files import (
+    expert_shapes,
+    experts_from_config,
+    foreign_mixture,
+    join_experts,
+    mixture_config,
+    split_experts,
+)
 from stepladder.records import Shape, Variant, from_json
 from stepladder.store import read_json, write_bytes, write_json
 
@@ -61,7 +69,7 @@ _GENERATION_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def qwen3_config(shape: Shape, end: int, torch_dtype: str) -> dict[str, Any]:
-    """config.json of Qwen3ForCausalLM.
+    """config.json of Qwen3ForCausalLM, or of Qwen3MoeForCausalLM where the shape has experts.
 
     rope_theta is what transformers 4 reads, rope_parameters what transformers 5 reads; head_dim stands by
     itself because it need not be width / heads.
@@ -93,6 +101,7 @@ def qwen3_config(shape: Shape, end: int, torch_dtype: str) -> dict[str, Any]:
         "eos_token_id": end,
         "pad_token_id": end,
         "torch_dtype": torch_dtype,
+        **mixture_config(shape),
     }
 
 
@@ -101,19 +110,21 @@ def shape_from_config(config: Mapping[str, Any]) -> Shape:
     rope = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling") or {}
     refused = {
-        "model_type": config.get("model_type") != "qwen3",
+        "model_type": config.get("model_type") not in ("qwen3", "qwen3_moe"),
         "hidden_act": config.get("hidden_act", "silu") != "silu",
         "attention_bias": bool(config.get("attention_bias", False)),
         "use_sliding_window": bool(config.get("use_sliding_window", False)),
         "rope_parameters": rope.get("rope_type", "default") != "default",
         "rope_scaling": scaling.get("rope_type", scaling.get("type", "default")) != "default",
     }
+    refused |= foreign_mixture(config)
     problems = [f"{key} = {config.get(key)!r}" for key, bad in refused.items() if bad]
     if problems:
         raise ExportError(
             "this configuration is not one that can be read",
             got="; ".join(problems),
-            allowed="model_type qwen3, hidden_act silu, no attention bias, no sliding window, plain rotary",
+            allowed="model_type qwen3 or qwen3_moe (experts in all blocks, weights that sum to 1), "
+            "hidden_act silu, no attention bias, no sliding window, plain rotary",
         )
     try:
         heads = int(config["num_attention_heads"])
@@ -132,6 +143,7 @@ def shape_from_config(config: Mapping[str, Any]) -> Shape:
                 rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
                 norm_eps=float(config.get("rms_norm_eps", 1e-6)),
             ),
+            experts=experts_from_config(config),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError("config.json lacks a size or holds a wrong one", got=repr(error)) from error
@@ -238,6 +250,11 @@ def expected_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
             at + "self_attn.o_proj.weight": (width, queries),
             at + "self_attn.q_norm.weight": (head,),
             at + "self_attn.k_norm.weight": (head,),
+        }
+        if shape.experts.count:
+            names |= expert_shapes(shape, at)
+            continue
+        names |= {
             at + "mlp.gate_proj.weight": (ffn, width),
             at + "mlp.up_proj.weight": (ffn, width),
             at + "mlp.down_proj.weight": (width, ffn),
@@ -250,7 +267,7 @@ def our_names(tensors: Tensors, shape: Shape) -> Tensors:
 
     The copy of a tied head that some writers store is dropped.
     """
-    ours = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    ours = join_experts({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
     if shape.tied_head:
         ours.pop("lm_head.weight", None)
     expected = expected_shapes(shape)
@@ -337,5 +354,5 @@ def _tokenizer_config(shape: Shape) -> dict[str, Any]:
 
 
 def _named_for_qwen3(tensors: Tensors, shape: Shape) -> Tensors:
-    ours = our_names(tensors, shape)
+    ours = split_experts(our_names(tensors, shape))
     return {name if name.startswith("lm_head") else f"model.{name}": t for name, t in ours.items()}

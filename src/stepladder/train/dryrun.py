@@ -38,7 +38,8 @@ from stepladder.train.optim import build_optimisers
 from stepladder.train.pipeline import Pipelined
 from stepladder.train.precision import autocast
 
-_SENDING = ("all_gather", "allgather", "reduce_scatter", "all_reduce", "allreduce", "all_to_all")
+_SENDING = ("all_gather", "allgather", "reduce_scatter", "all_reduce", "allreduce", "all_to_all", "alltoall")
+_PUBLIC_NAMES = {"allgather": "all_gather", "allreduce": "all_reduce", "alltoall_base": "all_to_all"}
 
 
 def dry_run(plan: Plan) -> dict[str, Any]:
@@ -242,7 +243,7 @@ class _Sent(TorchDispatchMode):
         whole = sum(local(tensor).nbytes for tensor in tensors)
         if name == "all_gather":  # of the functional kind, whose argument is the share
             whole *= int(args[1])
-        name = {"allgather": "all_gather", "allreduce": "all_reduce"}.get(name, name)
+        name = _PUBLIC_NAMES.get(name, name)
         entry = self.calls.setdefault(f"{group} {name}", {"calls": 0, "bytes": 0})
         entry["calls"] += 1
         entry["bytes"] += whole
