@@ -23,12 +23,16 @@ KEEP = 0.1
 # Full recompute runs the forward pass twice: 4 thirds of the arithmetic.
 RECOMPUTE = 4 / 3
 _MOST_TOKENS, _MOST_WIDTHS = 1e16, 90
-# Shorter runs of each shape, down to an eighth, for those who want to pay less.
-_HALVINGS = range(7)
+# Shorter runs, down to an eighth, for those who want to pay less, each of so many sizes.
+_HALVINGS, _MOST_SIZES = range(1, 7), 8
 # A family with a fixed head count ends where its heads are wider than any published decoder's.
 _WIDEST_HEAD = 256
 # Where neither money nor time ends the run, 20 tokens a parameter (arXiv:2203.15556) set its size.
 _USUAL_RATIO = 20.0
+
+
+# A shape, the tokens of its run, and the limit that ends them.
+End = tuple[Shape, float, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,20 +248,29 @@ def search(problem: Problem) -> list[Candidate]:
         tokens = most_tokens(problem, shapes[0])[0]
         usual = [shape for shape in shapes if count_params(shape).total <= tokens / _USUAL_RATIO]
         shapes = usual[-1:] or shapes[:1]
-    found = []
-    for shape in shapes:
-        tokens, binds = most_tokens(problem, shape)
-        lengths = (tokens,) if binds == "tokens" else tuple(tokens / 2 ** (at / 2) for at in _HALVINGS)
-        if problem.brief.goal.target_loss is not None and binds != "tokens":
-            reached = _tokens_for_loss(problem, shape, problem.brief.goal.target_loss, tokens)
-            lengths = (*lengths, reached) if reached else lengths
-        found += [evaluate(problem, shape, length, binds) for length in lengths]
+    ends = [(shape, *most_tokens(problem, shape)) for shape in shapes]
+    longest = [evaluate(problem, *end) for end in ends]
+    possible = [end for end, candidate in zip(ends, longest, strict=True) if candidate is not None]
+    found = [*longest, *(evaluate(problem, *end) for end in _shorter(problem, possible))]
     kept = [candidate for candidate in found if candidate is not None]
     if not kept:
         raise _impossible(problem)
     # A length that the user fixed ends no run within the limits: sizes have to.
     within = [one for one in kept if one.binds != "tokens" or _is_within(problem, one)]
     return within or kept
+
+
+def _shorter(problem: Problem, ends: Sequence[End]) -> Iterator[End]:
+    """Shorter runs, of the sizes that do best in each share of the cost; and what just reaches the target."""
+    free = [end for end in ends if end[2] != "tokens"]
+    for at in _HALVINGS:
+        share = [(shape, tokens / 2 ** (at / 2), binds) for shape, tokens, binds in free]
+        yield from sorted(share, key=lambda end: predicted(problem, end[0], end[1]).value)[:_MOST_SIZES]
+    target = problem.brief.goal.target_loss
+    for shape, tokens, binds in free if target is not None else ():
+        reached = _tokens_for_loss(problem, shape, float(target or 0), tokens)
+        if reached:
+            yield shape, reached, binds
 
 
 def _is_within(problem: Problem, one: Candidate) -> bool:
