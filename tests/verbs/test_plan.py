@@ -1,6 +1,7 @@
 """`stepladder plan` on the command line: with a brief, without one, under changes, from past runs."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from stepladder.cli import EXIT_USER_ERROR, main
-from stepladder.records import Plan, from_json
+from stepladder.records import Corpus, Plan, Split, from_json, to_json
+from stepladder.store import write_json
 
 BRIEF = """\
 name = "t"
@@ -149,6 +151,10 @@ def test_the_smallest_budget_that_is_possible_is_possible(brief, said):
     assert "usd binds first" in shown
     enough = shown.split("allowed: usd = ")[1].split()[0]
     assert "plan t" in said("--set", f"usd={enough}")
+    shown = said("--set", "usd=1e-6 hours=1e-9 kwh=1e6", code=EXIT_USER_ERROR)
+    both = re.search(r"allowed: (hours = \S+ and usd = \S+) for the smallest model", shown)
+    assert both
+    assert "plan t" in said("--set", both[1].replace(" = ", "=").replace(" and ", " "))
 
 
 def test_the_region_with_the_least_carbon_is_chosen(brief, said):
@@ -227,6 +233,28 @@ def test_a_job_is_written_with_its_plan(brief, said, tmp_path):
     assert (tmp_path / "other" / "arguments.txt").exists()
     said("--emit", "slurm", "dry", "--dry-run")
     assert not (tmp_path / "dry").exists()
+
+
+def test_the_corpus_is_seen_from_where_the_plan_lies(brief, said, tmp_path):
+    split = Split(documents=1, tokens=10**9, num_bytes=4 * 10**9)
+    text = Corpus(
+        input_bytes=1,
+        input_documents=1,
+        kept_documents=1,
+        quarantined_documents=0,
+        removed={},
+        train=split,
+        heldout=split,
+        vocab_size=32_768,
+        seconds=1.0,
+        cpu_seconds=1.0,
+        fingerprint="f",
+    )
+    write_json(tmp_path / "corpus" / "corpus.json", to_json(text))
+    said("--emit", "torchrun", "jobs/one")
+    assert "../../corpus" == json.loads((tmp_path / "jobs" / "one" / "plan.json").read_text())["corpus"]
+    said("jobs/one/plan.json", "--emit", "slurm", "two")
+    assert "../corpus" == json.loads((tmp_path / "two" / "plan.json").read_text())["corpus"]
 
 
 def test_a_plan_alone_cannot_be_planned_again(brief, said):

@@ -134,21 +134,29 @@ def most_tokens(problem: Problem, shape: Shape) -> tuple[float, str]:
 
 
 def _longest(problem: Problem, shape: Shape, batch_tokens: float) -> tuple[float, str]:
-    each = seconds_per_token(problem, shape, batch_tokens, recompute=False)
-    per_token = wall_seconds(problem, exact(1, ""), each)
-    costs = cost_numbers(per_token, problem.site)
-    calendar = on_the_calendar(per_token, problem.brief.override).get("calendar_seconds", per_token)
-    ends = {"hours": calendar.high / 3600, **{name: costs[name].high for name in LIMITS[1:]}}
+    if "tokens" in problem.brief.override:
+        return float(problem.brief.override["tokens"]), "tokens"
+    ends = _ends_per_token(problem, shape, batch_tokens)
     caps = {name: left / ends[name] for name, left in problem.left.items() if ends[name] > 0}
     if math.isfinite(problem.unique_tokens):
         caps["text"] = problem.unique_tokens * problem.max_epochs
     if "horizon" in problem.brief.override and problem.largest_flops > 0:
         most = float(problem.brief.override["horizon"]) * problem.largest_flops
         caps["horizon"] = most / train_flops_per_token(shape)
-    if "tokens" in problem.brief.override:
-        return float(problem.brief.override["tokens"]), "tokens"
     binds = min(caps, key=lambda name: caps[name], default="none")
     return min(caps.get(binds, _MOST_TOKENS), _MOST_TOKENS), binds
+
+
+def _ends_per_token(problem: Problem, shape: Shape, batch_tokens: float) -> dict[str, float]:
+    """P90 of what a token costs, in the unit of each limit."""
+    each = seconds_per_token(problem, shape, batch_tokens, recompute=False)
+    return _ends(problem, wall_seconds(problem, exact(1, ""), each))
+
+
+def _ends(problem: Problem, seconds: Derived) -> dict[str, float]:
+    costs = cost_numbers(seconds, problem.site)
+    calendar = on_the_calendar(seconds, problem.brief.override).get("calendar_seconds", seconds)
+    return {"hours": calendar.high / 3600, **{name: costs[name].high for name in LIMITS[1:]}}
 
 
 def seconds_per_token(problem: Problem, shape: Shape, batch_tokens: float, *, recompute: bool) -> Derived:
@@ -274,8 +282,7 @@ def _shorter(problem: Problem, ends: Sequence[End]) -> Iterator[End]:
 
 
 def _is_within(problem: Problem, one: Candidate) -> bool:
-    calendar = on_the_calendar(one.seconds, problem.brief.override).get("calendar_seconds", one.seconds)
-    highest = {"hours": calendar.high / 3600, **{name: one.costs[name].high for name in LIMITS[1:]}}
+    highest = _ends(problem, one.seconds)
     return all(highest[name] <= left * 1.0001 for name, left in problem.left.items())
 
 
@@ -322,11 +329,11 @@ def _impossible(problem: Problem) -> PlanError:
     )
     got, allowed = f"{tokens:,.0f} tokens", f"{least:,} tokens ({MIN_STEPS} steps) at the least"
     if binds in problem.left:
-        spent = getattr(problem.brief.budget, binds) - problem.left[binds]
-        needed = problem.left[binds] * least / max(tokens, 1e-9) + spent
-        got = f"{binds} = {getattr(problem.brief.budget, binds):g}, of which {spent:.3g} is spent"
-        least_params = count_params(shape).total
-        allowed = f"{binds} = {_round_up(needed)} for the smallest model, of {least_params:,} parameters"
+        budget = problem.brief.budget
+        spent = getattr(budget, binds) - problem.left[binds]
+        got = f"{binds} = {getattr(budget, binds):g}, of which {spent:.3g} is spent"
+        allowed = f"{_enough(problem, shape, least, tokens)} for the smallest model, of "
+        allowed += f"{count_params(shape).total:,} parameters"
     return PlanError(
         f"no run of {MIN_STEPS} steps keeps the limits: {binds} binds first",
         got=got,
@@ -335,6 +342,17 @@ def _impossible(problem: Problem) -> PlanError:
         if binds in problem.left
         else "add text to [data] sources, or raise max_epochs or horizon in [override]",
     )
+
+
+def _enough(problem: Problem, shape: Shape, least: float, tokens: float) -> str:
+    """Every limit that `least` tokens break, with what would be enough of it, the one that binds first."""
+    ends = _ends_per_token(problem, shape, problem.recipe_for(shape, max(tokens, 1.0)).batch_tokens)
+    over = {name: least * ends[name] / max(left, 1e-12) for name, left in problem.left.items()}
+    said = []
+    for name in sorted((name for name in over if over[name] > 1), key=lambda name: -over[name]):
+        spent = getattr(problem.brief.budget, name) - problem.left[name]
+        said.append(f"{name} = {_round_up(least * ends[name] + spent)}")
+    return " and ".join(said)
 
 
 def _round_up(value: float) -> str:
