@@ -2,7 +2,8 @@
 
     make bench
 
-The figures of the last runs, with date and machine, are kept in bench/README.md and bench/laws/README.md.
+The figures of the last runs, with date and machine, are kept in bench/README.md, bench/laws/README.md and
+bench/plan/README.md.
 """
 
 import subprocess
@@ -19,6 +20,14 @@ COMMANDS = (
     ("repeated data", ["laws/repeat.py"]),
     ("task metrics", ["laws/tasks.py"]),
     ("mixtures of domains", ["laws/mixture.py", "4"]),
+    ("step time of published configurations (reference data)", ["plan/steps.py"]),
+    ("regret of the chosen layout (reference data)", ["plan/choice.py"]),
+    ("memory of published configurations (reference data)", ["plan/memory.py"]),
+    ("hours of published runs (reference data)", ["plan/hours.py"]),
+    ("energy of published runs (reference data)", ["plan/energy.py"]),
+    ("goodput against a simulation", ["plan/goodput.py"]),
+    ("all layouts of 1,024 GPUs", ["plan/search.py"]),
+    ("what two cores are worth", ["train/scaling.py"]),
     ("speed of the loop's parts against plain PyTorch", ["train_step.py"]),
     ("three whole climbs (twenty minutes)", ["climb.py", "--out", "climbs"]),
     ("three ladders, targets of 10 and 30 times (an hour)", ["ladders.py", "--out", "ladders"]),
