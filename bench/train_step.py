@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-from stepladder.models.export import qwen3_config
+from stepladder.models.families import config_for
 from stepladder.models.shape import shape_for_width
 from stepladder.models.transformer import Transformer
 from stepladder.records import Recipe, Shape
@@ -93,9 +93,7 @@ def their_step(shape: Shape, precision: str) -> Callable[[], None]:
     """One step of transformers' network of the same shape."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = {
-        key: value for key, value in qwen3_config(shape, 0, "float32").items() if key != "architectures"
-    }
+    config = {key: value for key, value in config_for(shape, {}, "float32").items() if key != "architectures"}
     model = Qwen3ForCausalLM(Qwen3Config(**config))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     ids = batch()

@@ -68,3 +68,14 @@ def make_plan(corpus: Path, tmp_path: Path) -> MakePlan:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of ours of two ids, which no test reads text with."""
+    added = {"id": 0, "content": "<|endoftext|>", "special": True, "normalized": False}
+    added |= dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    model = {"type": "BPE", "vocab": {"<|endoftext|>": 0, "a": 1}, "merges": []}
+    path = tmp_path_factory.mktemp("words") / "tokenizer.json"
+    path.write_text(json.dumps({"version": "1.0", "added_tokens": [added], "model": model}))
+    return path.parent

@@ -22,7 +22,7 @@ from cases import CASES, RATE, Case, plan_of, write_plan
 from torch import Tensor, nn
 
 from stepladder.data.tokens.shards import open_split
-from stepladder.models.export import qwen3_config
+from stepladder.models.families import config_for
 from stepladder.models.transformer import rotary_table
 from stepladder.plan.machine import kept_probe
 from stepladder.records import Layout
@@ -168,7 +168,7 @@ def trainer(case: Case, options: argparse.Namespace, clock: Clock) -> None:
         torch.set_float32_matmul_precision("medium")
     config = {
         k: v
-        for k, v in qwen3_config(case.shape, 0, "float32").items()
+        for k, v in config_for(case.shape, {}, "float32").items()
         if k not in ("architectures", "use_cache")
     }
     attention = "eager" if "eager" in words else "sdpa"

@@ -17,7 +17,10 @@ from stepladder.brief_nouns import HardwareBrief as HardwareBrief
 from stepladder.brief_nouns import Objective as Objective
 from stepladder.jsonform import from_json as from_json
 from stepladder.jsonform import to_json as to_json
+from stepladder.shape_nouns import ENCODER as ENCODER
 from stepladder.shape_nouns import Experts as Experts
+from stepladder.shape_nouns import Local as Local
+from stepladder.shape_nouns import RopeScaling as RopeScaling
 from stepladder.shape_nouns import Shape as Shape
 from stepladder.shape_nouns import Variant as Variant
 

@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from stepladder.errors import ExportError  # noqa: E402
-from stepladder.models import export, hf  # noqa: E402
+from stepladder.models import export, families, hf  # noqa: E402
 from stepladder.models.count import count_params, forward_flops_per_token, train_flops_per_token  # noqa: E402
 from stepladder.models.experts import mixtures  # noqa: E402
 from stepladder.models.transformer import Transformer  # noqa: E402
@@ -120,11 +120,11 @@ def test_reads_what_transformers_saves(tmp_path):
 
 
 def test_other_mixtures_and_missing_experts_are_refused(tmp_path, tokenizer_file):
-    config = export.qwen3_config(SHAPE, 0, "float32")
-    assert SHAPE == export.shape_from_config(config)
+    config = families.config_for(SHAPE, {}, "float32")
+    assert SHAPE == families.shape_from_config(config)
     changes = {"norm_topk_prob": False, "decoder_sparse_step": 2, "mlp_only_layers": [0]}
     with pytest.raises(ExportError) as caught:
-        export.shape_from_config(config | changes)
+        families.shape_from_config(config | changes)
     for key in changes:
         assert key in str(caught.value)
     folder = exported(tmp_path, tokenizer_file, make_network())

@@ -144,9 +144,10 @@ def test_greedy_text_is_identical(tmp_path, tokenizer_file, shape):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     start = tokenizer("Plain words", return_tensors="pt")
     expected = theirs.generate(**start, max_new_tokens=30, do_sample=False)[0].tolist()
-    actual = generate(network, start.input_ids[0].tolist(), 30, end=0)
+    prompt = start.input_ids[0].tolist()
+    actual = generate(network, prompt, 30, end=0)
     # transformers keeps the end-of-text token that stopped it.
-    assert [token for token in expected if token != 0] == start.input_ids[0].tolist() + actual
+    assert [token for token in expected[len(prompt) :] if token != 0] == actual
 
 
 def test_tokenizer_loads_with_the_same_ids(tmp_path, tokenizer_file):
@@ -159,8 +160,10 @@ def test_tokenizer_loads_with_the_same_ids(tmp_path, tokenizer_file):
         Tokenizer.from_file(str(tokenizer_file)),
     )
     for text in TEXTS:
-        assert ours.encode(text).ids == theirs(text)["input_ids"]
-        assert text == theirs.decode(theirs(text)["input_ids"])
+        # As in training, and as `complete` does, a text follows the end of another one.
+        assert [0, *ours.encode(text).ids] == theirs(text)["input_ids"]
+        assert ours.encode(text).ids == theirs(text, add_special_tokens=False)["input_ids"]
+        assert text == theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True)
     assert 0 == theirs.eos_token_id == theirs.pad_token_id == theirs.bos_token_id
     assert UNTIED.context_tokens == theirs.model_max_length
 
@@ -281,15 +284,8 @@ def test_missing_pieces_name_the_next_step(tmp_path, tokenizer_file):
     with pytest.raises(ExportError, match=r"no tokenizer\.json found"):
         export.export_folder(tmp_path / "run", tmp_path / "out")
     hf.save_folder(make_network(dataclasses.replace(UNTIED, causal=False)), tmp_path / "encoder" / "model")
-    with pytest.raises(ExportError, match="only decoders"):
+    with pytest.raises(ExportError, match="no family of transformers"):
         export.export_folder(tmp_path / "encoder", tmp_path / "out", tokenizer_file)
-
-
-def test_foreign_configurations_are_refused_with_all_reasons():
-    with pytest.raises(ExportError, match="model_type = 'llama'; hidden_act = 'gelu'; attention_bias = True"):
-        export.shape_from_config({"model_type": "llama", "hidden_act": "gelu", "attention_bias": True})
-    with pytest.raises(ExportError, match="lacks a size"):
-        export.shape_from_config({"model_type": "qwen3"})
 
 
 def test_names_agree_with_the_network():

@@ -129,11 +129,12 @@ def guess_shape(brief: Brief, corpus: Corpus, flops_per_second: float) -> Shape:
     for _ in range(3):
         guess = shape_for_params(
             params,
-            vocab_size=corpus.vocab_size,
+            vocab_size=corpus.vocab_size + (brief.objective == "masked"),
             context_tokens=int(override.get("context_tokens", 128)),
             num_layers=int(layers) if layers else None,
             num_heads=int(heads) if heads else None,
             tied_head=bool(override.get("tied_head", False)),
+            causal=brief.objective == "causal",
         )
         # The embedding is a look-up: it costs memory and no FLOPs.
         params = multiplying + guess.vocab_size * guess.width

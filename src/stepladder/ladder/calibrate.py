@@ -91,6 +91,7 @@ def _plan(name: str, shape: Shape, recipe: Recipe, layout: Layout, bench: Bench)
         seed=0,
         numbers={"tokens": exact},
         corpus_fingerprint=bench.corpus_fingerprint,
+        objective="causal" if shape.causal else "masked",
     )
 
 

@@ -49,6 +49,7 @@ def rung_plans(
                 numbers=numbers,
                 corpus_fingerprint=corpus_fingerprint,
                 order=order or Order(),
+                objective="causal" if rung.shape.causal else "masked",
             )
         )
     return plans

@@ -26,7 +26,7 @@ def count_params(shape: Shape) -> ParamCount:
     """What `sum(p.numel())` over the model's parameters gives."""
     embedding = shape.vocab_size * shape.width
     head = 0 if shape.tied_head else embedding
-    nonembed = shape.num_layers * (_layer_matrices(shape) + _layer_norms(shape)) + shape.width
+    nonembed = shape.num_layers * (_layer_matrices(shape) + _layer_norms(shape)) + _outside(shape)
     total = embedding + head + nonembed
     idle = shape.num_layers * (_layer_matrices(shape) - _layer_matrices(shape, passed=True))
     return ParamCount(total=total, embedding=embedding, head=head, nonembed=nonembed, active=total - idle)
@@ -38,7 +38,8 @@ def forward_flops_per_token(shape: Shape) -> int:
     The embedding is a look-up and counts nothing; the head counts also when tied. Attention scores are
     computed for all pairs of positions of the context and masked afterwards, so no causal half is taken off.
     """
-    matrices = shape.num_layers * _layer_matrices(shape, passed=True) + shape.vocab_size * shape.width
+    head = shape.vocab_size * shape.width + (shape.width**2 if shape.variant.lm_head != "plain" else 0)
+    matrices = shape.num_layers * _layer_matrices(shape, passed=True) + head
     scores = 2 * shape.num_layers * shape.context_tokens * shape.num_heads * shape.head_dim
     return 2 * (matrices + scores)
 
@@ -125,10 +126,37 @@ def _layer_matrices(shape: Shape, *, passed: bool = False) -> int:
     attention = shape.width * (queries + 2 * keys) + queries * shape.width
     experts = shape.experts
     if not experts.count:
-        return attention + 3 * shape.width * shape.ffn_width
+        return attention + (2 if shape.variant.mlp == "gelu" else 3) * shape.width * shape.ffn_width
     number = experts.active if passed else experts.count
     return attention + shape.width * experts.count + 3 * number * shape.width * experts.ffn_width
 
 
 def _layer_norms(shape: Shape) -> int:
-    return 2 * shape.width + 2 * shape.head_dim
+    """Everything of a block with one dimension."""
+    variant = shape.variant
+    queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    attention_bias, mlp_bias = variant.linear_biases
+    total = 2 * _norm(shape)
+    if variant.qk_norm != "none":
+        total += 2 * shape.head_dim if variant.qk_norm == "head" else queries + keys
+    if attention_bias:
+        total += queries + 2 * keys + shape.width
+    if mlp_bias:
+        total += shape.width + (1 if variant.mlp == "gelu" else 2) * shape.ffn_width
+    return total
+
+
+def _norm(shape: Shape) -> int:
+    return (2 if shape.variant.norm == "layer_bias" else 1) * shape.width
+
+
+def _outside(shape: Shape) -> int:
+    """Outside of the blocks and the two vocabulary matrices."""
+    variant, norm = shape.variant, _norm(shape)
+    # Where embeddings are normed, a norm is missing elsewhere: the first block's, or the last of all.
+    total = 0 if variant.norm_place == "after" and not variant.embed_norm else norm
+    rows = variant.token_types + (0 if variant.rope_theta else variant.position_offset + shape.context_tokens)
+    total += rows * shape.width
+    if variant.lm_head != "plain":
+        total += shape.width**2 + norm + (norm - shape.width)
+    return total + (shape.vocab_size if variant.lm_head == "dense_bias" else 0)

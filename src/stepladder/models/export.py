@@ -1,152 +1,76 @@
 """A run folder's weights, shape and tokenizer in; a folder that transformers loads with no custom code out.
 
-No torch: the tensors keep their bytes and only get the names of Qwen3ForCausalLM, so that the planning half
-may export too. Reading a folder back into our network is `models/hf.py`.
+No torch: the tensors keep their bytes and only get the names of their family (`models/families.py`), so that
+the planning half may export too. Reading a folder back into our network is `models/hf.py`.
 """
 
 import json
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from stepladder.errors import ExportError, StoreError
-from stepladder.models.expert_files import (
-    expert_shapes,
-    experts_from_config,
-    foreign_mixture,
-    join_experts,
-    mixture_config,
-    split_experts,
+from stepladder.errors import ExportError
+from stepladder.models.expert_files import expert_shapes, join_experts, split_experts
+from stepladder.models.families import (
+    Family,
+    config_for,
+    family_of_config,
+    family_of_shape,
+    shape_from_config,
+    their_name,
 )
-from stepladder.records import Shape, Variant, from_json
+from stepladder.models.words import find_tokenizer as find_tokenizer
+from stepladder.models.words import read_tokenizer as read_tokenizer
+from stepladder.models.words import tokenizer_files
+from stepladder.records import Shape, from_json
 from stepladder.store import read_json, write_bytes, write_json
 
 WEIGHTS_FILE, INDEX_FILE, SHAPE_FILE = "model.safetensors", "model.safetensors.index.json", "shape.json"
-END_OF_TEXT = "<|endoftext|>"
 Dtype = Literal["keep", "fp32", "bf16"]
 # name -> {"dtype": "F32", "shape": [..], "data": bytes}: what safetensors calls a serialised tensor.
 Tensors = dict[str, dict[str, Any]]
+# "weight" and "bias" of a module -> their shapes.
+Sizes = dict[str, tuple[int, ...]]
 _TORCH_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def export_folder(run: Path, out: Path, tokenizer: Path | None = None, *, dtype: Dtype = "keep") -> Path:
     """Write `out` with config, generation config, weights and tokenizer; returns `out`.
 
-    `run` is a run folder (weights in `run/model`) or a folder with model.safetensors and shape.json.
-    `tokenizer` is a folder with tokenizer.json, or that file; by default what the run names.
+    `run` is a run folder (weights in `run/model`), a folder with model.safetensors and shape.json, or a
+    Hugging Face folder of a family that we read. `tokenizer` is a folder with tokenizer.json, or that file;
+    by default what the run names.
 
     Raises:
-        ExportError: weights are missing, damaged, not finite, or do not fit the shape; encoder shapes.
+        ExportError: weights are missing, damaged, not finite, or do not fit the shape; no family has it.
     """
     source = weights_folder(run)
     shape = read_shape(source)
-    if not shape.causal:
-        raise ExportError(
-            "only decoders can be exported yet", got="an encoder (causal = false)", allowed="causal = true"
-        )
-    tensors = _named_for_qwen3(read_tensors(source), shape)
+    family = family_of_shape(shape)
+    tensors = their_tensors(our_names(read_tensors(source), shape, family_beside(source)), family)
     tensors = {name: convert(tensor, dtype, name) for name, tensor in tensors.items()}
-    definition = read_tokenizer(tokenizer if tokenizer is not None else find_tokenizer(run))
-    end = _end_of_text_id(definition, shape)
+    files, ids = tokenizer_files(tokenizer if tokenizer is not None else find_tokenizer(run), shape)
     stored = {tensor["dtype"] for tensor in tensors.values()}
     if len(stored) != 1 or not stored <= set(_TORCH_DTYPES):
         raise ExportError("the weights have mixed or unknown types", got=", ".join(sorted(stored)))
-    config = qwen3_config(shape, end, _TORCH_DTYPES[stored.pop()])
+    config = config_for(shape, ids, _TORCH_DTYPES[stored.pop()])
     # config.json last: a folder with one is a whole one.
-    write_json(out / "tokenizer.json", definition)
-    write_json(out / "tokenizer_config.json", _tokenizer_config(shape))
-    write_json(out / "generation_config.json", {key: config[key] for key in _GENERATION_KEYS})
+    for name, content in files.items():
+        write_json(out / name, content)
+    if shape.causal:
+        # No max_new_tokens and no temperature: they would silently change what every user's generate() does.
+        known = {key: ids[key] for key in _GENERATION_KEYS if ids.get(key) is not None}
+        write_json(out / "generation_config.json", known)
     write_tensors(out / WEIGHTS_FILE, tensors)
     write_json(out / "config.json", config)
     return out
 
 
-# No max_new_tokens and no temperature: they would silently change what every user's generate() does.
 _GENERATION_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
-
-def qwen3_config(shape: Shape, end: int, torch_dtype: str) -> dict[str, Any]:
-    """config.json of Qwen3ForCausalLM, or of Qwen3MoeForCausalLM where the shape has experts.
-
-    rope_theta is what transformers 4 reads, rope_parameters what transformers 5 reads; head_dim stands by
-    itself because it need not be width / heads.
-    """
-    return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.width,
-        "intermediate_size": shape.ffn_width,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_heads,
-        "num_key_value_heads": shape.num_kv_heads,
-        "head_dim": shape.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": shape.context_tokens,
-        "rms_norm_eps": shape.variant.norm_eps,
-        "rope_theta": shape.variant.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.variant.rope_theta},
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "sliding_window": None,
-        "max_window_layers": shape.num_layers,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": shape.tied_head,
-        "use_cache": True,
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "pad_token_id": end,
-        "torch_dtype": torch_dtype,
-        **mixture_config(shape),
-    }
-
-
-def shape_from_config(config: Mapping[str, Any]) -> Shape:
-    """The Shape of a Qwen3 config.json; ExportError says all that our blocks do not compute."""
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or {}
-    refused = {
-        "model_type": config.get("model_type") not in ("qwen3", "qwen3_moe"),
-        "hidden_act": config.get("hidden_act", "silu") != "silu",
-        "attention_bias": bool(config.get("attention_bias", False)),
-        "use_sliding_window": bool(config.get("use_sliding_window", False)),
-        "rope_parameters": rope.get("rope_type", "default") != "default",
-        "rope_scaling": scaling.get("rope_type", scaling.get("type", "default")) != "default",
-    }
-    refused |= foreign_mixture(config)
-    problems = [f"{key} = {config.get(key)!r}" for key, bad in refused.items() if bad]
-    if problems:
-        raise ExportError(
-            "this configuration is not one that can be read",
-            got="; ".join(problems),
-            allowed="model_type qwen3 or qwen3_moe (experts in all blocks, weights that sum to 1), "
-            "hidden_act silu, no attention bias, no sliding window, plain rotary",
-        )
-    try:
-        heads = int(config["num_attention_heads"])
-        return Shape(
-            num_layers=int(config["num_hidden_layers"]),
-            width=int(config["hidden_size"]),
-            num_heads=heads,
-            num_kv_heads=int(config.get("num_key_value_heads") or heads),
-            # 128 is the default of transformers' Qwen3Config, whatever the width.
-            head_dim=int(config.get("head_dim") or 128),
-            ffn_width=int(config["intermediate_size"]),
-            vocab_size=int(config["vocab_size"]),
-            context_tokens=int(config["max_position_embeddings"]),
-            tied_head=bool(config.get("tie_word_embeddings", False)),
-            variant=Variant(
-                rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
-                norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-            ),
-            experts=experts_from_config(config),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExportError("config.json lacks a size or holds a wrong one", got=repr(error)) from error
 
 
 def weights_folder(folder: Path) -> Path:
@@ -157,7 +81,7 @@ def weights_folder(folder: Path) -> Path:
     raise ExportError(
         f"{folder} holds no trained weights",
         got="neither model.safetensors nor model/model.safetensors",
-        allowed="a finished run folder, or a folder in the Qwen3 layout",
+        allowed="a finished run folder, or a Hugging Face folder with safetensors",
         next_command=f"stepladder train {folder}/plan.json --out {folder}",
     )
 
@@ -169,6 +93,13 @@ def read_shape(folder: Path) -> Shape:
     if (folder / "config.json").exists():
         return shape_from_config(read_json(folder / "config.json"))
     raise ExportError(f"{folder} has weights but neither shape.json nor config.json")
+
+
+def family_beside(folder: Path) -> Family | None:
+    """The family whose names the tensors of a folder have; None for ours, beside shape.json."""
+    if (folder / SHAPE_FILE).exists() or not (folder / "config.json").exists():
+        return None
+    return family_of_config(read_json(folder / "config.json"))
 
 
 def read_tensors(folder: Path) -> Tensors:
@@ -231,128 +162,131 @@ def convert(tensor: dict[str, Any], dtype: Dtype, name: str) -> dict[str, Any]:
 
 def expected_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     """Parameter names of models/transformer.py with their shapes; the head is absent where it is tied."""
-    width, ffn, head = shape.width, shape.ffn_width, shape.head_dim
-    queries, keys = shape.num_heads * head, shape.num_kv_heads * head
-    names: dict[str, tuple[int, ...]] = {
-        "embed_tokens.weight": (shape.vocab_size, width),
-        "norm.weight": (width,),
-    }
-    if not shape.tied_head:
-        names["lm_head.weight"] = (shape.vocab_size, width)
+    width, variant = shape.width, shape.variant
+    norm: Sizes = {"weight": (width,), **({"bias": (width,)} if variant.norm == "layer_bias" else {})}
+    parts: dict[str, Sizes] = {"embed_tokens": {"weight": (shape.vocab_size, width)}}
+    if not variant.rope_theta:
+        parts["embed_positions"] = {"weight": (variant.position_offset + shape.context_tokens, width)}
+    if variant.token_types:
+        parts["embed_types"] = {"weight": (variant.token_types, width)}
+    if variant.embed_norm:
+        parts["embed_norm"] = norm
     for layer in range(shape.num_layers):
-        at = f"layers.{layer}."
-        names |= {
-            at + "input_layernorm.weight": (width,),
-            at + "post_attention_layernorm.weight": (width,),
-            at + "self_attn.q_proj.weight": (queries, width),
-            at + "self_attn.k_proj.weight": (keys, width),
-            at + "self_attn.v_proj.weight": (keys, width),
-            at + "self_attn.o_proj.weight": (width, queries),
-            at + "self_attn.q_norm.weight": (head,),
-            at + "self_attn.k_norm.weight": (head,),
-        }
-        if shape.experts.count:
-            names |= expert_shapes(shape, at)
-            continue
-        names |= {
-            at + "mlp.gate_proj.weight": (ffn, width),
-            at + "mlp.up_proj.weight": (ffn, width),
-            at + "mlp.down_proj.weight": (width, ffn),
-        }
+        block = _block_shapes(shape, norm)
+        if layer == 0 and variant.embed_norm and variant.norm_place == "before":
+            block.pop("input_layernorm")
+        parts |= {f"layers.{layer}.{name}": kinds for name, kinds in block.items()}
+    if variant.norm_place != "after":
+        parts["norm"] = norm
+    if variant.lm_head != "plain":
+        parts |= {"head.dense": _linear(width, width, "bias" in norm), "head.norm": norm}
+    parts["lm_head"] = _linear(width, shape.vocab_size, variant.lm_head == "dense_bias")
+    if shape.tied_head:
+        parts["lm_head"].pop("weight")
+    names = {f"{name}.{kind}": size for name, kinds in parts.items() for kind, size in kinds.items()}
+    for layer in range(shape.num_layers if shape.experts.count else 0):
+        names |= expert_shapes(shape, f"layers.{layer}.")
     return names
 
 
-def our_names(tensors: Tensors, shape: Shape) -> Tensors:
+def _linear(inputs: int, outputs: int, bias: bool) -> Sizes:
+    return {"weight": (outputs, inputs), **({"bias": (outputs,)} if bias else {})}
+
+
+def _block_shapes(shape: Shape, norm: Sizes) -> dict[str, Sizes]:
+    width, ffn, variant = shape.width, shape.ffn_width, shape.variant
+    queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    bias, mlp_bias = variant.linear_biases
+    block = {"input_layernorm": norm}
+    for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+        block[f"self_attn.{name}_proj"] = _linear(width, rows, bias)
+    block["self_attn.o_proj"] = _linear(queries, width, bias)
+    if variant.qk_norm != "none":
+        sizes = (shape.head_dim, shape.head_dim) if variant.qk_norm == "head" else (queries, keys)
+        for name, size in zip("qk", sizes, strict=True):
+            block[f"self_attn.{name}_norm"] = {"weight": (size,)}
+    block["post_attention_layernorm"] = norm
+    if shape.experts.count:
+        return block
+    if variant.mlp != "gelu":
+        block["mlp.gate_proj"] = _linear(width, ffn, mlp_bias)
+    block["mlp.up_proj"], block["mlp.down_proj"] = (
+        _linear(width, ffn, mlp_bias),
+        _linear(ffn, width, mlp_bias),
+    )
+    return block
+
+
+# Tensors that no forward pass of ours needs: tables that follow from the shape, heads of other tasks, copies.
+_UNUSED = re.compile(r"(position_ids|inv_freq)$|(^|\.)pooler\.|^cls\.seq_relationship\.")
+# The bias of BERT's and RoBERTa's vocabulary has two names.
+_DECODER_BIAS = {
+    "cls.predictions.bias": "cls.predictions.decoder.bias",
+    "lm_head.bias": "lm_head.decoder.bias",
+}
+
+
+def our_names(tensors: Tensors, shape: Shape, family: Family | None = None) -> Tensors:
     """Tensors under the names of models/transformer.py; ExportError lists what is missing, extra, misshapen.
 
-    The copy of a tied head that some writers store is dropped.
+    `family` is the one whose names they have; None for ours. The copy of a tied head that some writers store
+    is dropped.
     """
-    ours = join_experts({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
-    if shape.tied_head:
-        ours.pop("lm_head.weight", None)
     expected = expected_shapes(shape)
-    problems = [f"missing {name}" for name in sorted(expected.keys() - ours.keys())]
-    problems += [f"unknown {name}" for name in sorted(ours.keys() - expected.keys())]
+    theirs = _grouped(expected, family)
+    # Names of before LayerNorm had weights and biases (BERT's first checkpoints).
+    old = {".gamma": ".weight", ".beta": ".bias"}
+    found = {re.sub(r"\.(gamma|beta)$", lambda m: old[m[0]], name): t for name, t in tensors.items()}
+    found = join_experts(found)
+    for one, copy in _DECODER_BIAS.items():
+        # Where the head is not tied, transformers 5 computes with the decoder's own.
+        if copy in found:
+            found[one] = found.pop(copy)
+    if family is None:
+        found = {name.removeprefix("model."): tensor for name, tensor in found.items()}
+    if shape.tied_head:
+        found.pop("lm_head.weight" if family is None else their_name(family, "lm_head.weight"), None)
+    sizes = {
+        name: (sum(expected[one][0] for one in ours), *expected[ours[0]][1:]) for name, ours in theirs.items()
+    }
+    problems = [f"missing {name}" for name in sorted(theirs.keys() - found.keys())]
+    problems += [f"unknown {n}" for n in sorted(found.keys() - theirs.keys()) if not _UNUSED.search(n)]
     problems += [
-        f"{name} is {tuple(ours[name]['shape'])}, not {wanted}"
-        for name, wanted in expected.items()
-        if name in ours and tuple(ours[name]["shape"]) != wanted
+        f"{name} is {tuple(found[name]['shape'])}, not {wanted}"
+        for name, wanted in sizes.items()
+        if name in found and tuple(found[name]["shape"]) != wanted
     ]
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ExportError("the weights do not fit the shape", got="; ".join(problems[:10]) + more)
-    return {name: ours[name] for name in expected}
+    out: Tensors = {}
+    for name, ours in theirs.items():
+        tensor, at = found[name], 0
+        row = len(tensor["data"]) // sizes[name][0]
+        for one in ours:
+            end = at + expected[one][0] * row
+            out[one] = {**tensor, "shape": list(expected[one]), "data": tensor["data"][at:end]}
+            at = end
+    return {name: out[name] for name in expected}
 
 
-def find_tokenizer(folder: Path) -> Path:
-    """The tokenizer.json of a run: beside its weights, or in the corpus that its plan names."""
-    candidates = [folder / "tokenizer.json", folder / "model" / "tokenizer.json"]
-    plan = folder / "plan.json"
-    if plan.exists():
-        corpus = read_json(plan).get("corpus")
-        if isinstance(corpus, str):
-            candidates += [folder / corpus / "tokenizer.json", Path(corpus) / "tokenizer.json"]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    raise ExportError(
-        f"no tokenizer.json found for {folder}",
-        got=", ".join(str(candidate) for candidate in candidates),
-        allowed="--tokenizer with the folder of the corpus that it was trained on",
-    )
+def their_tensors(ours: Tensors, family: Family) -> Tensors:
+    """Our tensors under a family's names, joined where it keeps several in one."""
+    out: Tensors = {}
+    for name, parts in _grouped(ours, family).items():
+        first = ours[parts[0]]
+        rows = sum(ours[part]["shape"][0] for part in parts)
+        data = first["data"] if len(parts) == 1 else b"".join(ours[part]["data"] for part in parts)
+        out[name] = {**first, "shape": [rows, *first["shape"][1:]], "data": data}
+    out = split_experts(out)
+    if "lm_head.weight" in ours:
+        out |= {copy: out[one] for one, copy in _DECODER_BIAS.items() if one in out}
+    return out
 
 
-def read_tokenizer(path: Path) -> dict[str, Any]:
-    """The JSON of a tokenizer.json, given as file or folder."""
-    path = path / "tokenizer.json" if path.is_dir() else path
-    try:
-        definition = read_json(path)
-    except StoreError as error:
-        raise ExportError(f"{path} cannot be read as a tokenizer", got=str(error)) from error
-    if not isinstance(definition, dict) or "vocab" not in (definition.get("model") or {}):
-        raise ExportError(f"{path} is not a tokenizer.json with a vocabulary")
-    return definition
-
-
-def token_ids(definition: Mapping[str, Any]) -> dict[str, int]:
-    """Id of every token, added ones included; ExportError where there is no end of text."""
-    vocabulary = definition["model"]["vocab"]
-    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {w: i for i, (w, _) in enumerate(vocabulary)}
-    ids |= {token["content"]: token["id"] for token in definition.get("added_tokens", ())}
-    if END_OF_TEXT not in ids:
-        raise ExportError(f"the tokenizer has no {END_OF_TEXT}", got=f"{len(ids)} tokens")
-    return ids
-
-
-def _end_of_text_id(definition: Mapping[str, Any], shape: Shape) -> int:
-    ids = token_ids(definition)
-    largest = max(ids.values(), default=-1)
-    if largest >= shape.vocab_size:
-        raise ExportError(
-            "the tokenizer does not belong to these weights",
-            got=f"token ids up to {largest}",
-            allowed=f"ids below the network's vocabulary of {shape.vocab_size}",
-        )
-    return ids[END_OF_TEXT]
-
-
-def _tokenizer_config(shape: Shape) -> dict[str, Any]:
-    # The generic class takes tokenizer.json as it is; Qwen2's own would put its pre-tokenizer and NFC in.
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": END_OF_TEXT,
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": shape.context_tokens,
-        # Without this transformers 4 adds token_type_ids, which the network's generate() then refuses.
-        "model_input_names": ["input_ids", "attention_mask"],
-        "padding_side": "left",
-    }
-
-
-def _named_for_qwen3(tensors: Tensors, shape: Shape) -> Tensors:
-    ours = split_experts(our_names(tensors, shape))
-    return {name if name.startswith("lm_head") else f"model.{name}": t for name, t in ours.items()}
+def _grouped(ours: Iterable[str], family: Family | None) -> dict[str, list[str]]:
+    """Their tensor -> those of ours that lie in it, in order."""
+    theirs: dict[str, list[str]] = {}
+    for name in ours:
+        theirs.setdefault(name if family is None else their_name(family, name), []).append(name)
+    return theirs

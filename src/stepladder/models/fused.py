@@ -89,6 +89,13 @@ def norm_rotate(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float)
     return NormRotateStep.apply(x, weight, cos, sin, eps)
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads x (B, T, H, E) turned by their positions, without a norm."""
+    first, second = x.chunk(2, dim=-1)
+    turned = x * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
+    return turned.type_as(x)
+
+
 def compile_blocks(model: nn.Module) -> None:
     """Compile the blocks of `model.layers` for passes with a gradient; one graph serves all of equal shape.
 

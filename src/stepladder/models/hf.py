@@ -1,4 +1,4 @@
-"""A run folder or a Qwen3 folder in; our network with its weights out (torch). `export.py` writes them."""
+"""A run folder or a Hugging Face folder in; our network with its weights out (torch); `export.py` writes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from stepladder.models.export import (
     SHAPE_FILE,
     WEIGHTS_FILE,
     Tensors,
+    family_beside,
     our_names,
     read_shape,
     read_tensors,
@@ -24,7 +25,7 @@ _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def load_folder(folder: Path, *, attention: Attention = "explicit") -> Transformer:
-    """The network of a run folder, of our own export, or of any Qwen3 folder, in fp32 and in eval mode.
+    """The network of a run folder, of our own export, or of a family's folder, in fp32 and in eval mode.
 
     Raises:
         ExportError: the folder has no weights, they are damaged, or the configuration is not ours to compute.
@@ -32,7 +33,7 @@ def load_folder(folder: Path, *, attention: Attention = "explicit") -> Transform
     source = weights_folder(folder)
     shape = read_shape(source)
     network = Transformer(shape, attention)
-    load_parameters(network, our_names(read_tensors(source), shape))
+    load_parameters(network, our_names(read_tensors(source), shape, family_beside(source)))
     return network.eval()
 
 

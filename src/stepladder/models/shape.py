@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from stepladder.errors import PlanError
 from stepladder.models.count import count_params
-from stepladder.records import Experts, Shape
+from stepladder.records import ENCODER, Experts, Shape, Variant
 
 # GPT-2's head dimension, where the width allows: on a CPU 16 costs 2.4 times as much (docs/log.md).
 HEAD_DIM = 64
@@ -67,6 +67,7 @@ def shape_for_width(
         context_tokens=context_tokens,
         tied_head=tied_head,
         causal=causal,
+        variant=Variant() if causal else ENCODER,
     )
 
 

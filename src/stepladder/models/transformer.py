@@ -1,4 +1,4 @@
-"""Token ids in, logits (or hidden states) out: one pre-norm transformer in the Qwen3 layout, nothing else.
+"""Token ids in, logits (or hidden states) out: one transformer, whose families are choices of `Variant`.
 
 Shape suffixes: B batch, T tokens of context, D width, V vocabulary, H heads, K key-value heads, E head
 dimension, F feed-forward width. Parallelism, optimiser and checkpoint names live beside this file.
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepladder.models.experts import Mixture
-from stepladder.models.fused import norm_rotate, rms_norm
-from stepladder.records import Shape
+from stepladder.models.fused import norm_rotate, rms_norm, rotate
+from stepladder.records import RopeScaling, Shape, Variant
 
 Attention = Literal["explicit", "sdpa"]
 
@@ -29,41 +29,68 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-def rotary_table(context_tokens: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def make_norm(width: int, variant: Variant) -> nn.Module:
+    """The norm of a family over `width` values."""
+    if variant.norm == "rms":
+        return RMSNorm(width, variant.norm_eps)
+    return nn.LayerNorm(width, eps=variant.norm_eps, bias=variant.norm == "layer_bias")
+
+
+def rotary_table(
+    context_tokens: int, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """cos and sin of shape (T, E) for half-split rotary embeddings (arXiv:2104.09864, GPT-NeoX order)."""
     rates = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if scaling is not None and scaling.factor != 1:
+        # Llama 3.1: wavelengths above one bound are stretched, below the other kept, between them blended.
+        turns = scaling.original_tokens * rates / (2 * math.pi)
+        kept = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
+        kept = kept.clamp(0, 1)
+        rates = (1 - kept) * rates / scaling.factor + kept * rates
     angles = torch.outer(torch.arange(context_tokens, dtype=torch.float32), rates)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 class Attend(nn.Module):
-    """Grouped-query attention with a norm on each head's queries and keys."""
+    """Grouped-query attention, with norms on queries and keys (of each head, of all together) or without."""
 
     def __init__(self, shape: Shape, attention: Attention) -> None:
         super().__init__()
-        self.head_dim = shape.head_dim
+        variant = shape.variant
+        self.head_dim, self.qk_norm = shape.head_dim, variant.qk_norm
+        self.is_rotary = variant.rope_theta > 0
         self.causal, self.attention = shape.causal, attention
         width, queries, keys = (
             shape.width,
             shape.num_heads * shape.head_dim,
             shape.num_kv_heads * shape.head_dim,
         )
-        self.q_proj = nn.Linear(width, queries, bias=False)
-        self.k_proj = nn.Linear(width, keys, bias=False)
-        self.v_proj = nn.Linear(width, keys, bias=False)
-        self.o_proj = nn.Linear(queries, width, bias=False)
-        self.q_norm = RMSNorm(shape.head_dim, shape.variant.norm_eps)
-        self.k_norm = RMSNorm(shape.head_dim, shape.variant.norm_eps)
+        bias, _ = variant.linear_biases
+        self.q_proj = nn.Linear(width, queries, bias=bias)
+        self.k_proj = nn.Linear(width, keys, bias=bias)
+        self.v_proj = nn.Linear(width, keys, bias=bias)
+        self.o_proj = nn.Linear(queries, width, bias=bias)
+        if self.qk_norm != "none":
+            normed = (shape.head_dim, shape.head_dim) if self.qk_norm == "head" else (queries, keys)
+            self.q_norm, self.k_norm = (RMSNorm(size, variant.norm_eps) for size in normed)
+
+    def _placed(self, x_BTD: Tensor, norm: RMSNorm | None, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+        """A projection as normed and rotated heads, (B, T, H, E)."""
+        heads = (*x_BTD.shape[:2], -1, self.head_dim)
+        if norm is None or self.qk_norm == "whole":
+            x_BTHE = (x_BTD if norm is None else norm(x_BTD)).view(heads)
+            return rotate(x_BTHE, cos_TE, sin_TE) if self.is_rotary else x_BTHE
+        if self.is_rotary:
+            return norm_rotate(x_BTD.view(heads), norm.weight, cos_TE, sin_TE, norm.eps)
+        return norm(x_BTD.view(heads))
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
         batch, tokens, _ = x_BTD.shape
-        q_BTHE, k_BTKE, v_BTKE = (
-            project(x_BTD).view(batch, tokens, -1, self.head_dim)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q_BTHE = norm_rotate(q_BTHE, self.q_norm.weight, cos_TE, sin_TE, self.q_norm.eps)
-        k_BTKE = norm_rotate(k_BTKE, self.k_norm.weight, cos_TE, sin_TE, self.k_norm.eps)
+        norms = (None, None) if self.qk_norm == "none" else (self.q_norm, self.k_norm)
+        q_BTHE = self._placed(self.q_proj(x_BTD), norms[0], cos_TE, sin_TE)
+        k_BTKE = self._placed(self.k_proj(x_BTD), norms[1], cos_TE, sin_TE)
+        v_BTKE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
         q_BHTE, k_BKTE, v_BKTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
         groups = q_BHTE.shape[1] // k_BKTE.shape[1]
         if groups > 1:
@@ -91,31 +118,59 @@ class Attend(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (arXiv:2002.05202)."""
+    """Gated, SwiGLU or GEGLU (arXiv:2002.05202), or the plain MLP with GELU."""
 
-    def __init__(self, width: int, ffn_width: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, ffn_width, bias=False)
-        self.up_proj = nn.Linear(width, ffn_width, bias=False)
-        self.down_proj = nn.Linear(ffn_width, width, bias=False)
+        width, ffn_width, (_, bias) = shape.width, shape.ffn_width, shape.variant.linear_biases
+        self.is_gated = shape.variant.mlp != "gelu"
+        self.activate = F.silu if shape.variant.mlp == "swiglu" else F.gelu
+        if self.is_gated:
+            self.gate_proj = nn.Linear(width, ffn_width, bias=bias)
+        self.up_proj = nn.Linear(width, ffn_width, bias=bias)
+        self.down_proj = nn.Linear(ffn_width, width, bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        if not self.is_gated:
+            return self.down_proj(self.activate(self.up_proj(x_BTD)))
+        return self.down_proj(self.activate(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward, each added to the residual stream."""
+    """Attention and feed-forward, each added to the residual stream; the first norm is attention's."""
 
-    def __init__(self, shape: Shape, attention: Attention) -> None:
+    def __init__(self, shape: Shape, attention: Attention, number: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(shape.width, shape.variant.norm_eps)
+        variant = shape.variant
+        self.norm_place, self.is_local = variant.norm_place, variant.is_local(number)
+        # Where embeddings are normed, the first block before does not do it again (ModernBERT).
+        is_normed = number == 0 and variant.embed_norm and variant.norm_place == "before"
+        self.input_layernorm = nn.Identity() if is_normed else make_norm(shape.width, variant)
         self.self_attn = Attend(shape, attention)
-        self.post_attention_layernorm = RMSNorm(shape.width, shape.variant.norm_eps)
-        self.mlp = Mixture(shape) if shape.experts.count else FeedForward(shape.width, shape.ffn_width)
+        self.post_attention_layernorm = make_norm(shape.width, variant)
+        self.mlp = Mixture(shape) if shape.experts.count else FeedForward(shape)
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        if self.norm_place == "before":
+            x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask)
+            return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        if self.norm_place == "inside":
+            x_BTD = x_BTD + self.input_layernorm(self.self_attn(x_BTD, cos_TE, sin_TE, mask))
+            return x_BTD + self.post_attention_layernorm(self.mlp(x_BTD))
+        x_BTD = self.input_layernorm(x_BTD + self.self_attn(x_BTD, cos_TE, sin_TE, mask))
+        return self.post_attention_layernorm(x_BTD + self.mlp(x_BTD))
+
+
+class HeadTransform(nn.Module):
+    """What encoders put between their states and the vocabulary: a matrix, GELU, a norm."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.dense = nn.Linear(shape.width, shape.width, bias=shape.variant.norm == "layer_bias")
+        self.norm = make_norm(shape.width, shape.variant)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.norm(F.gelu(self.dense(x_BTD)))
 
 
 class Transformer(nn.Module):
@@ -124,26 +179,47 @@ class Transformer(nn.Module):
     rope_cos: Tensor
     rope_sin: Tensor
     causal_mask: Tensor
+    local_cos: Tensor
+    local_sin: Tensor
+    local_mask: Tensor
 
     def __init__(self, shape: Shape, attention: Attention = "explicit") -> None:
         super().__init__()
         self.shape, self.attention = shape, attention
+        variant = shape.variant
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
-        self.layers = nn.ModuleList(Block(shape, attention) for _ in range(shape.num_layers))
-        self.norm = RMSNorm(shape.width, shape.variant.norm_eps)
-        self.lm_head = nn.Linear(shape.width, shape.vocab_size, bias=False)
+        if not variant.rope_theta:
+            rows = variant.position_offset + shape.context_tokens
+            self.embed_positions = nn.Embedding(rows, shape.width)
+        if variant.token_types:
+            self.embed_types = nn.Embedding(variant.token_types, shape.width)
+        if variant.embed_norm:
+            self.embed_norm = make_norm(shape.width, variant)
+        self.layers = nn.ModuleList(Block(shape, attention, n) for n in range(shape.num_layers))
+        is_normed = variant.norm_place == "after"
+        self.norm = nn.Identity() if is_normed else make_norm(shape.width, variant)
+        if variant.lm_head != "plain":
+            self.head = HeadTransform(shape)
+        self.lm_head = nn.Linear(shape.width, shape.vocab_size, bias=variant.lm_head == "dense_bias")
         if shape.tied_head:
             self.lm_head.weight = self.embed_tokens.weight
         self.reset_buffers()
 
     def reset_buffers(self) -> None:
-        """Compute the rotary table and the causal mask; they are not part of a checkpoint."""
-        shape = self.shape
-        cos, sin = rotary_table(shape.context_tokens, shape.head_dim, shape.variant.rope_theta)
+        """Compute rotary tables and masks; they are not part of a checkpoint."""
+        shape, variant = self.shape, self.shape.variant
+        sizes = (shape.context_tokens, shape.head_dim)
+        cos, sin = rotary_table(*sizes, variant.rope_theta or 1.0, variant.rope_scaling)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
         causal = torch.ones(shape.context_tokens, shape.context_tokens, dtype=torch.bool).tril()
         self.register_buffer("causal_mask", causal, persistent=False)
+        if variant.local.window:
+            cos, sin = rotary_table(*sizes, variant.local.rope_theta)
+            places = torch.arange(shape.context_tokens)
+            near = (places[:, None] - places).abs() <= variant.local.window // 2
+            for name, table in (("cos", cos), ("sin", sin), ("mask", near)):
+                self.register_buffer(f"local_{name}", table, persistent=False)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -160,26 +236,52 @@ class Transformer(nn.Module):
             elif name == "embed_tokens.weight":
                 std = self.shape.width**-0.5 if self.shape.tied_head else 1.0
                 parameter.normal_(0, std, generator=generator)
-            elif name == "lm_head.weight":
+            elif name == "lm_head.weight" or name.endswith(".bias"):
                 parameter.zero_()
             else:
                 scale = residual if name.removesuffix(".weight").endswith(("o_proj", "down_proj")) else 1.0
                 parameter.normal_(0, scale * parameter.shape[-1] ** -0.5, generator=generator)
 
     def hidden(self, ids_BT: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Final normed states, (B, T, D). `mask` is boolean and broadcasts to (B, H, T, T): True attends."""
+        """States that the vocabulary's matrix takes, (B, T, D): normed, and transformed in an encoder.
+
+        `mask` is boolean and broadcasts to (B, H, T, T): True attends.
+        """
         tokens = ids_BT.shape[1]
-        cos, sin = self.rope_cos[:tokens], self.rope_sin[:tokens]
+        places = (self.rope_cos[:tokens], self.rope_sin[:tokens], self._added(mask, tokens))
+        near = self._near(mask, tokens) if self.shape.variant.local.window else places
+        x_BTD = self._embedded(self.embed_tokens(ids_BT))
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, *(near if layer.is_local else places))
+        x_BTD = self.norm(x_BTD)
+        return x_BTD if self.shape.variant.lm_head == "plain" else self.head(x_BTD)
+
+    def _embedded(self, x_BTD: Tensor) -> Tensor:
+        """Embeddings with learned positions, the first token type and a norm, where the family has them."""
+        variant = self.shape.variant
+        if not variant.rope_theta:
+            first = variant.position_offset
+            x_BTD = x_BTD + self.embed_positions.weight[first : first + x_BTD.shape[1]]
+        if variant.token_types:
+            x_BTD = x_BTD + self.embed_types.weight[0]
+        return self.embed_norm(x_BTD) if variant.embed_norm else x_BTD
+
+    def _added(self, mask: Tensor | None, tokens: int) -> Tensor | None:
+        """A mask as attention takes it: where scores are written out, what is added to them."""
         if self.attention == "explicit":
             if mask is None and self.shape.causal:
                 mask = self.causal_mask[:tokens, :tokens]
             if mask is not None:
-                # Once for all layers: what is added to the scores.
                 mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
-        x_BTD = self.embed_tokens(ids_BT)
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, cos, sin, mask)
-        return self.norm(x_BTD)
+        return mask
+
+    def _near(self, mask: Tensor | None, tokens: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rotary tables and mask of the blocks that attend to a window."""
+        near = self.local_mask[:tokens, :tokens]
+        if mask is not None:
+            # Padding far from every token sees itself: a row without a key has no softmax.
+            near = near & mask | torch.eye(tokens, dtype=torch.bool, device=near.device)
+        return self.local_cos[:tokens], self.local_sin[:tokens], self._added(near, tokens)
 
     def forward(self, ids_BT: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits, (B, T, V)."""

@@ -180,6 +180,8 @@ def vocabulary_of(brief: Brief, corpus: Corpus | None, options: ChooseOptions, *
     """Entries: the corpus's, the brief's, the ladder's, or what is usual on such a device."""
     like = options.shape or options.like
     given = corpus.vocab_size if corpus else brief.override.get("vocab_size")
+    if given and brief.objective == "masked":
+        return int(given) + 1  # the mask, which is no token of a text
     return int(given or (like.vocab_size if like else _CPU_VOCABULARY if is_cpu else _GPU_VOCABULARY))
 
 

@@ -28,7 +28,7 @@ from stepladder.data.tokens.shards import open_split
 from stepladder.errors import StepladderError, TrainError
 from stepladder.models.transformer import Attention, Transformer
 from stepladder.plan.layout import layout_problems
-from stepladder.records import Order, Plan, Run, Shape, from_json, to_json
+from stepladder.records import Order, Plan, Run, Shape, Variant, from_json, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
@@ -36,6 +36,7 @@ from stepladder.train.clock import Work, work_of
 from stepladder.train.faults import FaultPolicy, Watchdog, hang_seconds
 from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
 from stepladder.train.loop import Gauges, Job, Stopped, train
+from stepladder.train.masked import MaskedBatches, MaskedTokens
 from stepladder.train.objective import NextToken
 from stepladder.train.precision import autocast
 from stepladder.train.room import check_room, free_memory
@@ -80,7 +81,11 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
     heldout = open_split(corpus, "heldout")
     windows = even_windows(len(heldout.tokens), context, HELDOUT_TOKENS)
     reader = BatchSource(heldout, context, ranks.data[1], plan.seed, ranks.data)
-    objective = NextToken(reader, windows, heldout.num_bytes / len(heldout.tokens), ranks, spread)
+    kind = NextToken if plan.objective == "causal" else MaskedTokens
+    objective = kind(reader, windows, heldout.num_bytes / len(heldout.tokens), ranks, spread)
+    batches: Any = source
+    if isinstance(source, BatchSource) and plan.objective == "masked":
+        batches = MaskedBatches(source, mask_id(plan.shape, corpus), plan.seed)
     job = Job(
         name=plan.name,
         recipe=plan.recipe,
@@ -96,7 +101,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
     work = _work(plan, ranks, "fp32_medium" if fast_fp32 else "fp32")
     with Trackers(wanted_trackers() if ranks.rank == 0 else [], out, plan) as trackers:
         gauges = Gauges(work=work, on_record=trackers.log)
-        run = train(model, objective, source, replace(job, gauges=gauges))
+        run = train(model, objective, batches, replace(job, gauges=gauges))
         trackers.finish(to_json(run))
     with Watchdog(out, ranks.rank, hang_seconds()):
         if run.status == "ok":
@@ -158,8 +163,7 @@ def check_plan(plan: Plan) -> None:
     """Refuse what cannot be trained before anything is opened."""
     context, batch = plan.shape.context_tokens, plan.recipe.batch_tokens
     problems = []
-    if plan.objective != "causal":
-        problems.append(f"objective = {plan.objective!r}: only causal is trained")
+    problems += _objective_problems(plan)
     if batch < context or batch % context:
         problems.append(f"batch_tokens = {batch} is not a multiple of context_tokens = {context}")
     elif plan.steps < 1:
@@ -170,6 +174,32 @@ def check_plan(plan: Plan) -> None:
     problems += layout_problems(plan.layout, plan.shape, plan.recipe)
     if problems:
         raise TrainError(f"the plan {plan.name!r} cannot be trained", got="; ".join(problems))
+
+
+def _objective_problems(plan: Plan) -> list[str]:
+    problems = []
+    if (plan.objective == "causal") != plan.shape.causal:
+        problems.append(f"objective = {plan.objective!r} of a shape with causal = {plan.shape.causal}")
+    if plan.shape.variant.lm_head == "dense_bias":
+        problems.append("lm_head = 'dense_bias': a bias on the vocabulary is not trained")
+    if plan.objective == "masked" and plan.order != Order():
+        problems.append("an order of documents or sources is for causal runs")
+    if plan.shape.variant != Variant() and plan.layout.degrees.model > 1:
+        problems.append("only the Qwen3 layout is split over processes: tensor, context and pipeline 1")
+    return problems
+
+
+def mask_id(shape: Shape, corpus: Path) -> int:
+    """The last id of an encoder's vocabulary, which no text may have."""
+    found, number = int(read_json(corpus / "index.json")["vocab_size"]), shape.vocab_size - 1
+    if found > number:
+        raise TrainError(
+            "the vocabulary has no room for the mask",
+            got=f"{found} ids of the corpus, {shape.vocab_size} of the network",
+            allowed="one more than the corpus has",
+            next_command="stepladder plan",
+        )
+    return number
 
 
 def build_model(shape: Shape, seed: int, attention: Attention) -> Transformer:
