@@ -83,7 +83,7 @@ def test_plan_needs_nothing_but_a_brief(capsys):
     run(capsys, "init")
     code, out, _ = run(capsys, "plan", "--out", "plan.json")
     assert code == 0
-    assert "speed was not measured" in out
+    assert "time 50 steps of this plan" in out
     assert "the loss is not forecast from your text" in out
     kept = json.loads(Path("plan.json").read_text())
     assert {"value", "low", "high", "how", "source"} == set(kept["seconds"])

@@ -146,6 +146,8 @@ class _Asked:
         self._given = replace(given, options=replace(given.options, corpus_folder=_corpus(text, out)))
         self.notes = [*notes, *given.notes]
         self.plan = self._given.plan(made)
+        if not is_bare and self.plan.numbers["loss"].source == "prior":
+            self.notes.append("the loss is not forecast from your text: stepladder ladder, then stepladder fit")
 
     def under(self, text: str):
         """The column of the plan under one change."""
