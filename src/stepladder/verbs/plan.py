@@ -147,7 +147,9 @@ class _Asked:
         self.notes = [*notes, *given.notes]
         self.plan = self._given.plan(made)
         if not is_bare and self.plan.numbers["loss"].source == "prior":
-            self.notes.append("the loss is not forecast from your text: stepladder ladder, then stepladder fit")
+            self.notes.append(
+                "the loss is not forecast from your text: stepladder ladder, then stepladder fit"
+            )
 
     def under(self, text: str):
         """The column of the plan under one change."""
