@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from stepladder.plan.narrow import Measurement
 from stepladder.plan.risk import shares
-from stepladder.plan.why import show
-from stepladder.records import Derived, Plan
+from stepladder.records import Plan
 from stepladder.units import format_bytes, format_count, format_seconds, format_usd
 
 # The order in which people ask; the rest is behind --why.
@@ -144,12 +143,3 @@ def _measurement(one: Measurement) -> list[str]:
 def _wrapped(head: str, text: str) -> list[str]:
     lines = textwrap.wrap(text, _WIDTH - len(head), break_on_hyphens=False, break_long_words=False) or [""]
     return [(head + lines[0]).rstrip(), *(" " * len(head) + line for line in lines[1:])]
-
-
-def with_ends(name: str, number: Derived) -> str:
-    """'14.5 h (9.4 h to 22.5 h)'."""
-    if name not in _FORMATS:
-        return show(number)
-    if number.low == number.high:
-        return shown(name, number.value)
-    return f"{shown(name, number.value)} ({shown(name, number.low)} to {shown(name, number.high)})"
