@@ -54,5 +54,6 @@ def word_task():
     for at in range(300):
         label, words = (("fruit", FRUIT), ("tool", TOOLS))[at % 2]
         filler = " ".join(chooser.choices(["the", "of", "and", "red", "old", "big"], k=chooser.randint(1, 9)))
-        examples.append(Example(text=f"{filler} {chooser.choice(words)} {at}", label=label, group=str(at)))
+        text = f"{filler} {chooser.choice(words)} {at}"
+        examples.append(Example(text=text, targets=(label,), group=str(at)))
     return split_task("words", examples)

@@ -5,12 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepladder.errors import TaskError
+from stepladder.tune.rows import KEYS, MAX_CHARACTERS, kind_of, parse_rows, row_of
 from stepladder.tune.tasks import (
-    MAX_CHARACTERS,
     Example,
     load_task,
     normal_form,
-    parse_rows,
     read_task,
     split_by_group,
     split_task,
@@ -19,7 +18,7 @@ from stepladder.tune.tasks import (
 
 
 def example(text: str, label: str, group: str = "") -> Example:
-    return Example(text=text, label=label, group=group or text)
+    return Example(text=text, targets=(label,), group=group or text)
 
 
 def lines(*rows: object) -> list[bytes]:
@@ -50,6 +49,78 @@ def test_each_kind_of_bad_row_has_its_reason(row, reason):
         parse_rows(lines({"text": "fine", "label": "a"}, row), "rows.jsonl")
     assert caught.value.wrong == "rows.jsonl has 1 bad row"
     assert f"line 2: {reason}" in caught.value.got
+
+
+ROWS = {
+    "classification": {"text": "a", "label": "x"},
+    "multilabel": {"text": "a", "labels": ["x", 3]},
+    "rating": {"text": "a", "rating": 2.5},
+    "span": {"context": "it is red", "question": "how?", "answers": [{"text": "red", "start": 6}]},
+    "answer": {"context": "it is red", "question": "how?", "answers": ["red", {"text": "crimson"}]},
+    "translation": {"source": "red", "target": "rouge"},
+    "summarisation": {"text": "a long text", "summary": "short"},
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_each_kind_is_known_by_its_keys_and_written_as_it_was_read(kind):
+    assert kind_of(lines(b"{broken", ROWS[kind])) == kind
+    (first,) = parse_rows(lines(ROWS[kind]), "rows", kind=kind)
+    assert parse_rows(lines(row_of(first, kind)), "rows", kind=kind) == [first]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "reason"),
+    [
+        ("multilabel", {"labels": "x"}, '"labels" is a str, not a list'),
+        ("multilabel", {"labels": ["x", None]}, 'a label of "labels" is a NoneType'),
+        ("multilabel", {"labels": ["x", "x"]}, '"labels" names a label twice'),
+        ("rating", {"rating": "good"}, "\"rating\" is 'good', not a number"),
+        ("rating", {"rating": float("nan")}, '"rating" is nan, not a number'),
+        ("span", {"answers": [{"text": "red", "start": 5}]}, "\"context\" has ' re' at 5, not the"),
+        ("span", {"answers": [{"text": "red"}]}, 'an answer of "answers" has no "start"'),
+        ("span", {"answers": [{"text": "red", "start": "6"}]}, '"answers.start" is a str'),
+        ("span", {"question": " "}, '"question" is empty'),
+        ("answer", {"answers": [7]}, 'an answer of "answers" is a int, not an object'),
+        ("translation", {"target": ""}, '"target" is empty'),
+        ("summarisation", {"summary": None}, '"summary" is a NoneType, not text'),
+    ],
+)
+def test_each_kind_has_its_own_bad_rows(kind, change, reason):
+    with pytest.raises(TaskError) as caught:
+        parse_rows(lines({**ROWS[kind], **change}), "rows.jsonl", kind=kind)
+    assert caught.value.got.startswith(f"line 1: {reason}")
+
+
+def test_questions_about_one_context_are_one_group():
+    rows = [{**ROWS["span"], "question": f"question {at}"} for at in range(3)]
+    assert {e.group for e in parse_rows(lines(*rows), "rows", kind="span")} == {"it is red"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "reason"),
+    [
+        ("multilabel", {"labels": []}, "no training example has a label"),
+        ("rating", {"rating": 3}, "all training examples have the same rating"),
+        ("span", {"answers": []}, "no training question has an answer"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(kind, row, reason):
+    many = [{**ROWS[kind], **row, KEYS[kind][0]: f"text {at}"} for at in range(30)]
+    with pytest.raises(TaskError, match=reason):
+        split_task("t", parse_rows(lines(*many), "rows", kind=kind), kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "rating", "span", "translation"])
+def test_a_written_task_of_each_kind_reads_back_equal(kind, tmp_path):
+    moving = {"rating": {"rating": 1}, "span": {"context": "red", "answers": []}}.get(kind, {})
+    key = KEYS[kind][0] if kind != "span" else "question"
+    rows = [{**ROWS[kind], **(moving if at % 2 else {}), key: f"text {at}"} for at in range(40)]
+    rows = [row | {"group": str(at)} for at, row in enumerate(rows)]
+    task = split_task("t", parse_rows(lines(*rows), "rows", kind=kind), kind=kind)
+    write_task(task, tmp_path)
+    assert load_task(tmp_path) == task
+    assert [len(part) for part in task.splits().values()] == [28, 4, 8]
 
 
 def test_bad_rows_are_listed_up_to_ten():

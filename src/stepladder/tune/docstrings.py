@@ -45,7 +45,7 @@ def docstring_examples() -> list[Example]:
             for path in _files(root, module):
                 group = path.relative_to(root).as_posix()
                 examples += [
-                    Example(text=text, label=label, group=group)
+                    Example(text=text, targets=(label,), group=group)
                     for text in islice(_paragraphs(path), _MOST_PER_FILE)
                 ]
     return examples

@@ -121,7 +121,7 @@ def vader_rows(archive: Path) -> dict[str, list[tuple[str, float, str]]]:
 def _text_kind(rows: dict[str, list[tuple[str, float, str]]]) -> list[Example]:
     """Label: the kind. Group: the editorial or product page (ids are `document_sentence`), else the row."""
     return [
-        Example(text=text, label=kind, group=f"{kind} {key.split('_')[0]}")
+        Example(text=text, targets=(kind,), group=f"{kind} {key.split('_')[0]}")
         for kind, members in rows.items()
         for key, _, text in members
     ]
@@ -131,7 +131,7 @@ def _sentiment(rows: dict[str, list[tuple[str, float, str]]]) -> list[Example]:
     return [
         Example(
             text=text,
-            label="neutral" if abs(rating) <= _NEUTRAL else "positive" if rating > 0 else "negative",
+            targets=("neutral" if abs(rating) <= _NEUTRAL else "positive" if rating > 0 else "negative",),
             group=f"{kind} {key}",
         )
         for kind in ("film review", "tweet")

@@ -11,7 +11,7 @@ from stepladder.tune.batches import Encoded
 from stepladder.tune.encode import encode_texts
 from stepladder.tune.heads import classifier_folder, load_classifier
 from stepladder.tune.objective import predict_logits
-from stepladder.tune.tasks import parse_rows
+from stepladder.tune.rows import parse_rows
 
 
 def predict_lines(folder: Path, lines: Sequence[bytes], name: str = "standard input") -> Iterator[str]:

@@ -1,7 +1,6 @@
-"""Labelled JSON lines in; a Task with train, dev and test examples out, split by group (no torch).
+"""Labelled rows in; a Task with train, dev and test examples out, split by group (no torch).
 
-A line is {"text": ..., "label": ...}, with an optional "group": examples of one group (a document, a user,
-a product) stay on one side of every split. Other keys are ignored.
+`tune/rows.py` says what a row is for each kind of task.
 """
 
 import json
@@ -10,29 +9,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from stepladder.errors import TaskError, did_you_mean
+from stepladder.errors import TaskError
 from stepladder.store import fingerprint, read_json, write_json, write_text
+from stepladder.tune.rows import Example as Example
+from stepladder.tune.rows import Kind, kind_of, parse_rows, row_of
 
-MAX_CHARACTERS = 1_000_000
 SPLITS = ("train", "dev", "test")
-_LISTED_ROWS = 10
 TASK_FILE = "task.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
-    """One labelled text. `group` names what must not be torn apart by a split."""
-
-    text: str
-    label: str
-    group: str
+# Kinds whose answer is one or more of a fixed set of labels.
+LABELLED: tuple[Kind, ...] = ("classification", "multilabel")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A classification task: its labels in a fixed order and three disjoint splits."""
+    """A task: its labels in a fixed order (none where it is not about labels) and three disjoint splits."""
 
     name: str
     labels: tuple[str, ...]
@@ -40,131 +31,70 @@ class Task:
     dev: tuple[Example, ...]
     test: tuple[Example, ...]
     notes: tuple[str, ...] = ()
-    kind: str = "classification"
+    kind: Kind = "classification"
 
     @property
     def fingerprint(self) -> str:
         """Stands for every text, label and split."""
-        return fingerprint(
-            [self.name, self.labels, *([(e.text, e.label) for e in part] for part in self.splits().values())]
-        )
+        parts = [[row_of(example, self.kind) for example in part] for part in self.splits().values()]
+        return fingerprint([self.name, self.kind, self.labels, *parts])
 
     def splits(self) -> dict[str, tuple[Example, ...]]:
         """The three splits by name."""
         return {"train": self.train, "dev": self.dev, "test": self.test}
 
 
-def read_task(path: Path, *, name: str = "", seed: int = 0, examples: int = 0) -> Task:
+def read_task(
+    path: Path, *, kind: Kind | None = None, name: str = "", seed: int = 0, examples: int = 0
+) -> Task:
     """A Task from one JSONL file, which is split here, or from a folder with train, dev and test.jsonl.
 
-    In a folder dev.jsonl may be absent; it is then split from train. `examples` caps the number of examples
-    of one file, drawn with `seed` (0: all).
+    In a folder dev.jsonl may be absent; it is then split from train. `kind` is by default what the keys of
+    the first row say. `examples` caps the number of examples of one file, drawn with `seed` (0: all).
 
     Raises:
         TaskError: all bad rows up to ten, one class only, a label that only the test has, too few examples.
     """
     name = name or path.stem
     if not path.is_dir():
-        rows = read_examples(path)
+        kind, rows = read_examples(path, kind)
         if examples and len(rows) > examples:
             rows = random.Random(seed).sample(rows, examples)
-        return split_task(name, rows, seed=seed)
-    train = read_examples(path / "train.jsonl")
-    test = read_examples(path / "test.jsonl")
+        return split_task(name, rows, kind=kind, seed=seed)
+    kind, train = read_examples(path / "train.jsonl", kind)
+    _, test = read_examples(path / "test.jsonl", kind)
     if (path / "dev.jsonl").exists():
-        dev = read_examples(path / "dev.jsonl")
+        _, dev = read_examples(path / "dev.jsonl", kind)
     else:
         parts = split_by_group(train, {"dev": 0.1}, seed)
         train, dev = parts["train"], parts["dev"]
-    return make_task(name, {"train": train, "dev": dev, "test": test})
+    return make_task(name, {"train": train, "dev": dev, "test": test}, kind=kind)
 
 
-def read_examples(path: Path) -> list[Example]:
-    """All rows of a JSONL file (or of standard input text given by `parse_rows`), strictly checked."""
+def read_examples(path: Path, kind: Kind | None = None) -> tuple[Kind, list[Example]]:
+    """The kind and all rows of a JSONL file, strictly checked."""
     try:
-        content = path.read_bytes()
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise TaskError(f"cannot read {path}", got=error.strerror or str(error)) from error
-    return parse_rows(content.split(b"\n"), str(path))
+    kind = kind or kind_of(lines)
+    return kind, parse_rows(lines, str(path), kind=kind)
 
 
-def parse_rows(lines: Iterable[bytes], name: str, *, labelled: bool = True) -> list[Example]:
-    """Examples from lines; empty lines are skipped, a label is not asked for where not `labelled`."""
-    examples, problems = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = _parse_row(line, labelled)
-        if isinstance(row, str):
-            problems.append(f"line {number}: {row}")
-        else:
-            examples.append(Example(text=row[0], label=row[1], group=row[2] or f"row {number}"))
-    if problems:
-        listed = "\n           ".join(problems[:_LISTED_ROWS])
-        more = f"\n           and {len(problems) - _LISTED_ROWS} more" if len(problems) > _LISTED_ROWS else ""
-        raise TaskError(
-            f"{name} has {len(problems)} bad {'row' if len(problems) == 1 else 'rows'}",
-            got=listed + more,
-            allowed='one JSON object a line with "text" (not empty) and "label" (text or whole number)',
-        )
-    if not examples:
-        raise TaskError(f"{name} holds no examples")
-    return examples
-
-
-def _parse_row(line: bytes, labelled: bool) -> tuple[str, str, str] | str:
-    """(text, label, group), or what is wrong with the row."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return f"not UTF-8 (byte {error.start})"
-    except (ValueError, RecursionError) as error:
-        return f"not JSON ({error})"
-    if not isinstance(row, dict):
-        return f"a {type(row).__name__}, not an object"
-    for key in ("text", "label") if labelled else ("text",):
-        if key not in row:
-            hint = next((did for other in row if (did := _hint(other, key))), "")
-            return f'no "{key}"{hint}'
-    text, label, group = row["text"], row.get("label", ""), row.get("group", "")
-    return _text_problem(text) or _label_problem(label, labelled) or (text, str(label), str(group))
-
-
-def _hint(other: str, key: str) -> str:
-    return f' (is "{other}" meant?)' if did_you_mean(other, [key]) else ""
-
-
-def _text_problem(text: Any) -> str:
-    if not isinstance(text, str):
-        return f'"text" is a {type(text).__name__}, not text'
-    if not text.strip():
-        return '"text" is empty'
-    if len(text) > MAX_CHARACTERS:
-        return f'"text" has {len(text):,} characters (at most {MAX_CHARACTERS:,})'
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return '"text" holds half a surrogate pair'
-    return ""
-
-
-def _label_problem(label: Any, labelled: bool) -> str:
-    if not labelled:
-        return ""
-    if isinstance(label, bool) or not isinstance(label, (str, int)):
-        return f'"label" is a {type(label).__name__}, not text or a whole number'
-    return "" if str(label).strip() else '"label" is empty'
-
-
-def split_task(name: str, examples: Sequence[Example], *, seed: int = 0) -> Task:
+def split_task(
+    name: str, examples: Sequence[Example], *, kind: Kind = "classification", seed: int = 0
+) -> Task:
     """A Task from examples: 70 % train, 10 % dev, 20 % test, by group, each label in proportion.
 
-    A text that occurs twice is kept once, with its first label, so that no test text was trained on.
+    What is asked twice (the same text, and question) is kept once, with its first answer, so that no test
+    text was trained on.
     """
     seen: dict[str, Example] = {}
     for example in examples:
-        seen.setdefault(normal_form(example.text), example)
+        seen.setdefault(asked(example), example)
     kept = list(seen.values())
     notes = [f"{len(examples) - len(kept)} repeated texts left out"] if len(kept) < len(examples) else []
-    return make_task(name, split_by_group(kept, {"test": 0.2, "dev": 0.1}, seed), notes)
+    return make_task(name, split_by_group(kept, {"test": 0.2, "dev": 0.1}, seed), notes, kind=kind)
 
 
 def split_by_group(
@@ -172,14 +102,17 @@ def split_by_group(
 ) -> dict[str, list[Example]]:
     """Examples by split: the named ones get their share, "train" the rest; no group is in two splits.
 
-    Groups are dealt label by label (the label of a group's first example), so that splits look alike.
+    Groups are dealt label by label (that of a group's first example, where a label is shared at all), so that
+    splits look alike.
     """
+    counts = Counter(example.label for example in examples)
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         groups[example.group].append(example)
     by_label: dict[str, list[str]] = defaultdict(list)
     for group, members in groups.items():
-        by_label[members[0].label].append(group)
+        label = members[0].label
+        by_label[label if counts[label] > 1 else ""].append(group)
     parts: dict[str, list[Example]] = {split: [] for split in (*shares, "train")}
     chooser = random.Random(seed)
     for label in sorted(by_label):
@@ -200,26 +133,24 @@ def split_by_group(
     return parts
 
 
-def make_task(name: str, parts: dict[str, list[Example]], notes: Sequence[str] = ()) -> Task:
+def make_task(
+    name: str,
+    parts: dict[str, list[Example]],
+    notes: Sequence[str] = (),
+    *,
+    kind: Kind = "classification",
+) -> Task:
     """A checked Task; training texts that occur in dev or test are left out and counted in the notes."""
-    held = {normal_form(example.text) for split in ("dev", "test") for example in parts[split]}
-    train = [example for example in parts["train"] if normal_form(example.text) not in held]
+    held = {asked(example) for split in ("dev", "test") for example in parts[split]}
+    train = [example for example in parts["train"] if asked(example) not in held]
     if (dropped := len(parts["train"]) - len(train)) > 0:
         notes = [*notes, f"{dropped} training texts left out because dev or test has them"]
-    labels = tuple(sorted({example.label for example in train}))
-    problems = []
-    if len(labels) < 2:
-        problems.append(f"training examples have {len(labels)} label(s): {', '.join(labels) or 'none'}")
-    for split in ("dev", "test"):
-        if not parts[split]:
-            problems.append(f"{split} is empty")
-        unknown = Counter(e.label for e in parts[split] if e.label not in labels)
-        problems += [f"label {la!r} is only in {split} ({n} times)" for la, n in unknown.most_common(10)]
-    if problems:
+    labels = tuple(sorted({one for e in train for one in e.targets})) if kind in LABELLED else ()
+    if problems := _problems(kind, labels, {**parts, "train": train}):
         raise TaskError(
             f"task {name} cannot be learned as it is",
             got="; ".join(problems),
-            allowed="two or more labels, each with training examples, in ten or more examples",
+            allowed=_LEARNABLE.get(kind, "ten or more examples"),
         )
     return Task(
         name=name,
@@ -228,7 +159,40 @@ def make_task(name: str, parts: dict[str, list[Example]], notes: Sequence[str] =
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
         notes=tuple(notes),
+        kind=kind,
     )
+
+
+_LEARNABLE: dict[Kind, str] = {
+    "classification": "two or more labels, each with training examples, in ten or more examples",
+    "multilabel": "one or more labels, each with training examples, in ten or more examples",
+    "rating": "two or more different ratings, in ten or more examples",
+    "span": "questions of which some have an answer, in ten or more examples",
+}
+
+
+def _problems(kind: Kind, labels: tuple[str, ...], parts: dict[str, list[Example]]) -> list[str]:
+    problems = [] if parts["train"] else ["train is empty"]
+    if kind == "classification" and len(labels) < 2:
+        problems.append(f"training examples have {len(labels)} label(s): {', '.join(labels) or 'none'}")
+    if kind == "multilabel" and not labels:
+        problems.append("no training example has a label")
+    if kind == "rating" and len({example.label for example in parts["train"]}) < 2:
+        problems.append("all training examples have the same rating")
+    if kind in ("span", "answer") and not any(example.targets for example in parts["train"]):
+        problems.append("no training question has an answer")
+    for split in ("dev", "test"):
+        if not parts[split]:
+            problems.append(f"{split} is empty")
+        if kind in LABELLED:
+            unknown = Counter(one for e in parts[split] for one in e.targets if one not in labels)
+            problems += [f"label {la!r} is only in {split} ({n} times)" for la, n in unknown.most_common(10)]
+    return problems
+
+
+def asked(example: Example) -> str:
+    """What counts as the same text and question."""
+    return normal_form(example.text) + ("\n" + normal_form(example.question) if example.question else "")
 
 
 def normal_form(text: str) -> str:
@@ -239,7 +203,7 @@ def normal_form(text: str) -> str:
 def write_task(task: Task, folder: Path) -> None:
     """The three splits as JSONL and task.json (name, labels, sizes, notes)."""
     for split, members in task.splits().items():
-        write_text(folder / f"{split}.jsonl", "".join(_lines(members)))
+        write_text(folder / f"{split}.jsonl", "".join(_lines(members, task.kind)))
     sizes = {split: len(members) for split, members in task.splits().items()}
     write_json(
         folder / TASK_FILE,
@@ -257,17 +221,17 @@ def write_task(task: Task, folder: Path) -> None:
 def load_task(folder: Path) -> Task:
     """What `write_task` wrote."""
     card = read_json(folder / TASK_FILE)
-    parts = {split: tuple(read_examples(folder / f"{split}.jsonl")) for split in SPLITS}
+    kind: Kind = card["kind"]
+    parts = {split: tuple(read_examples(folder / f"{split}.jsonl", kind)[1]) for split in SPLITS}
     return Task(
         name=card["name"],
         labels=tuple(card["labels"]),
         notes=tuple(card["notes"]),
-        kind=card["kind"],
+        kind=kind,
         **parts,
     )
 
 
-def _lines(examples: Iterable[Example]) -> Iterator[str]:
+def _lines(examples: Iterable[Example], kind: Kind) -> Iterator[str]:
     for example in examples:
-        row = {"text": example.text, "label": example.label, "group": example.group}
-        yield json.dumps(row, ensure_ascii=False) + "\n"
+        yield json.dumps(row_of(example, kind), ensure_ascii=False) + "\n"
