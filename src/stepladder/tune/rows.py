@@ -85,7 +85,7 @@ def kind_of(lines: Iterable[bytes]) -> Kind:
 
 def kind_of_row(row: Mapping[str, Any]) -> Kind:
     """As `kind_of`, of one row."""
-    kind = next((kind for kind in KINDS if KEYS[kind][-1] in row), "classification")
+    kind: Kind = next((kind for kind in KINDS if KEYS[kind][-1] in row), "classification")
     if kind != "span":
         return kind
     answers = row["answers"] if isinstance(row["answers"], list) else []
