@@ -1,8 +1,8 @@
-"""Published runs in; tables, and layers of the pictures that `law_figures` draws, out."""
+"""Published runs in; tables, layers of the pictures that `*_figures.py` draw, and their files out."""
 
 import csv
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from stepladder.laws.estimate import FitOptions, fit_form
 from stepladder.laws.forms import FORMS, to_constants
 from stepladder.laws.table import Table, read_observations
 from stepladder.records import Observation
+from stepladder.report.export_figures import write_figures
 from stepladder.report.marks import DIAMOND, POINT, Rows, Spec, frame
 from stepladder.report.theme import GREY, VERMILLION
 
 FITTED = {**POINT, "size": 32, "color": GREY}
 HELD = {**DIAMOND, "size": 75, "color": VERMILLION}
 DASH, SOLID = (5, 3), ()
+OUT = Path(__file__).resolve().parents[1] / "docs" / "figures"
 # Porian et al. mend one thing at a time.
 RECIPES = {
     "Kaplan's settings": "hparams=base;warmup=long;decay=kaplan;param_count=kaplan",
@@ -144,3 +146,18 @@ def constants(form: str, table: Table, **options: Any) -> dict[str, float]:
 def text_of(known: Mapping[str, float]) -> str:
     """Constants on one line."""
     return ", ".join(f"{name} {value:.4g}" for name, value in known.items())
+
+
+def draw(figures: Mapping[str, Callable[[], Spec]], reference: Path, names: Sequence[str] = ()) -> int:
+    """Write all figures, or those named, to docs/figures in both schemes; 0 if that went well."""
+    if not reference.exists():
+        print(f"nothing drawn: ../shared/reference has no {reference.name} here")
+        return 1
+    if wrong := [name for name in names if name not in figures]:
+        print(f"no figure {', '.join(wrong)}; there are {', '.join(figures)}")
+        return 2
+    for name in names or figures:
+        spec = figures[name]()
+        for scheme in ("light", "dark"):
+            write_figures({f"{name}-{scheme}": spec}, "svg", OUT, scheme=scheme)
+    return 0

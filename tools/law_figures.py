@@ -20,6 +20,7 @@ from figure_parts import (
     SOLID,
     columns,
     constants,
+    draw,
     layer,
     legend,
     line,
@@ -42,7 +43,6 @@ from stepladder.laws.fit import fit_law
 from stepladder.laws.forms import predict
 from stepladder.laws.repeat import fit_repeat
 from stepladder.laws.table import read_observations
-from stepladder.report.export_figures import write_figures
 from stepladder.report.marks import COMPUTE, POINT, Spec, x_axis, y_axis
 from stepladder.report.theme import BLUE, GREEN, GREY, PURPLE, VERMILLION
 from stepladder.units import format_count
@@ -233,7 +233,6 @@ def experts() -> Spec:
     return picture(layers, 400, "Loss over the number of experts.")
 
 
-OUT = Path(__file__).resolve().parents[1] / "docs" / "figures"
 FIGURES = (
     kaplan,
     joint,
@@ -252,18 +251,7 @@ FIGURES = (
 
 def main(names: Sequence[str]) -> int:
     """Draw all figures, or those named."""
-    known = {item.__name__: item for item in FIGURES}
-    if not REFERENCE.is_dir():
-        print("the runs are read from ../shared/reference/laws, which is absent: nothing drawn")
-        return 1
-    if wrong := [name for name in names if name not in known]:
-        print(f"no figure {', '.join(wrong)}; there are {', '.join(known)}")
-        return 2
-    for name in names or known:
-        spec = known[name]()
-        for scheme in ("light", "dark"):
-            write_figures({f"{name}-{scheme}": spec}, "svg", OUT, scheme=scheme)
-    return 0
+    return draw({item.__name__: item for item in FIGURES}, REFERENCE, names)
 
 
 if __name__ == "__main__":

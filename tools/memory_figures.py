@@ -10,14 +10,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench" / "plan"))
 import memory
-from figure_parts import DASH, columns, layer, line, picture, scaled, words
+from figure_parts import DASH, columns, draw, layer, line, picture, scaled, words
 
 from stepladder.plan.rowmemory import row_memory
-from stepladder.report.export_figures import write_figures
 from stepladder.report.marks import POINT, Spec, x_axis, y_axis
 from stepladder.report.theme import BLUE, GREEN, GREY, PURPLE, VERMILLION
 
-OUT = Path(__file__).parents[1] / "docs" / "figures"
 SOURCES = {
     "bigscience176": ("BLOOM trials", GREY),
     "bigscience_1b3": ("BigScience 1.3B", BLUE),
@@ -53,16 +51,5 @@ def memory_figure() -> Spec:
     return picture(layers, 320, "Forecast over published memory of 98 configurations.")
 
 
-def main() -> int:
-    """Draw it in both schemes."""
-    if not memory.REFERENCE.exists():
-        print("the rows are read from ../shared/reference/layout, which is absent: nothing drawn")
-        return 1
-    spec = memory_figure()
-    for scheme in ("light", "dark"):
-        write_figures({f"plan-memory-{scheme}": spec}, "svg", OUT, scheme=scheme)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(draw({"plan-memory": memory_figure}, memory.REFERENCE))

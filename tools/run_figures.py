@@ -15,11 +15,24 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench" / "plan"))
 import energy
 import goodput
 import hours
-from figure_parts import DASH, FITTED, HELD, columns, layer, legend, line, named, picture, scaled, span, words
+from figure_parts import (
+    DASH,
+    FITTED,
+    HELD,
+    columns,
+    draw,
+    layer,
+    legend,
+    line,
+    named,
+    picture,
+    scaled,
+    span,
+    words,
+)
 
 from stepladder.plan.hardware import grid_of
 from stepladder.plan.reliability import USUAL, best_interval, share_at
-from stepladder.report.export_figures import write_figures
 from stepladder.report.marks import Spec, x_axis, y_axis
 from stepladder.report.theme import BLUE, GREY, PURPLE, VERMILLION
 
@@ -129,7 +142,6 @@ def regions_figure() -> Spec:
     return picture(layers, {"step": 24}, "Carbon of national grids by the catalogue and five other tools.")
 
 
-OUT = Path(__file__).resolve().parents[1] / "docs" / "figures"
 FIGURES = {
     "plan-hours": hours_figure,
     "plan-energy": energy_figure,
@@ -140,17 +152,7 @@ FIGURES = {
 
 def main(names: Sequence[str]) -> int:
     """Draw all figures, or those named."""
-    if not hours.REFERENCE.is_dir():
-        print("the runs are read from ../shared/reference/compute, which is absent: nothing drawn")
-        return 1
-    if wrong := [name for name in names if name not in FIGURES]:
-        print(f"no figure {', '.join(wrong)}; there are {', '.join(FIGURES)}")
-        return 2
-    for name in names or FIGURES:
-        spec = FIGURES[name]()
-        for scheme in ("light", "dark"):
-            write_figures({f"{name}-{scheme}": spec}, "svg", OUT, scheme=scheme)
-    return 0
+    return draw(FIGURES, hours.REFERENCE, names)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench" / "plan"))
 import steps
-from figure_parts import DASH, columns, layer, line, picture, scaled, words
+from figure_parts import DASH, columns, draw, layer, line, picture, scaled, words
 
 from stepladder.plan.stepcalibrate import described
-from stepladder.report.export_figures import write_figures
 from stepladder.report.marks import POINT, Spec, x_axis, y_axis
 from stepladder.report.theme import BLUE, GREEN, GREY, VERMILLION
 
-OUT = Path(__file__).parents[1] / "docs" / "figures"
 KINDS = {"V100": GREEN, "A100, A800": BLUE, "H100 and after": VERMILLION}
 ENDS = (0.04, 2_000.0)
 MOST = 100  # rows of a source that are drawn, evenly
@@ -50,16 +48,5 @@ def step_figure() -> Spec:
     return picture(layers, 320, f"Forecast over published seconds of {len(rows)} of {count} steps.")
 
 
-def main() -> int:
-    """Draw it in both schemes."""
-    if not steps.REFERENCE.exists():
-        print("the rows are read from ../shared/reference/layout, which is absent: nothing drawn")
-        return 1
-    spec = step_figure()
-    for scheme in ("light", "dark"):
-        write_figures({f"plan-steps-{scheme}": spec}, "svg", OUT, scheme=scheme)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(draw({"plan-steps": step_figure}, steps.REFERENCE))
