@@ -8,11 +8,12 @@
     summarisation    {"text", "summary"}
 
 All may have "group": examples of one group (a document, a user, a product) stay on one side of every split.
+And "weak": true, where a rule or a model gave the label.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,7 @@ Kind = Literal["classification", "multilabel", "rating", "span", "answer", "tran
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_CHARACTERS = 1_000_000
 _LISTED_ROWS = 10
+_JSON_LINES = "one JSON object a line"
 # The keys of a row: what is read first, what is to be said last.
 KEYS: dict[Kind, tuple[str, ...]] = {
     "classification": ("text", "label"),
@@ -49,7 +51,7 @@ class Example:
 
     `targets` is one label, the labels that apply, one rating, all accepted answers (none: the text does not
     answer), or one translation or summary. `starts` are the characters of `text` at which the answers begin,
-    -1 where that is not known.
+    -1 where that is not known. `weak`: a rule or a model said it, not a person.
     """
 
     text: str
@@ -57,11 +59,16 @@ class Example:
     group: str
     question: str = ""
     starts: tuple[int, ...] = ()
+    weak: bool = False
 
     @property
     def label(self) -> str:
         """The first target; empty where there is none."""
         return self.targets[0] if self.targets else ""
+
+
+# Where a row stands in its file, and the row, or what is wrong with it.
+Placed = tuple[str, Mapping[str, Any] | str]
 
 
 class _RowError(Exception):
@@ -100,31 +107,47 @@ def parse_rows(
     Raises:
         TaskError: all bad rows, the first ten of them listed; or no row at all.
     """
-    examples: list[Example] = []
-    problems: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            examples.append(example_of(_object(line), kind, f"row {number}", labelled=labelled))
-        except _RowError as bad:
-            problems.append(f"line {number}: {bad}")
-    return checked(examples, problems, name, kind)
+    return parse_placed(placed_lines(lines), name, kind=kind, labelled=labelled)
 
 
 def parse_objects(rows: Iterable[Mapping[str, Any]], name: str, *, kind: Kind) -> list[Example]:
     """The same from rows that another format holds, counted from 1."""
+    return parse_placed(((f"row {at}", row) for at, row in enumerate(rows, start=1)), name, kind=kind)
+
+
+def placed_lines(lines: Iterable[bytes]) -> Iterator[Placed]:
+    """(where it stands, the object on the line or what is wrong with it) of each line that is not empty."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", _object(line)
+            except _RowError as bad:
+                yield f"line {number}", str(bad)
+
+
+def parse_placed(
+    rows: Iterable[Placed], name: str, *, kind: Kind, labelled: bool = True, form: str = _JSON_LINES
+) -> list[Example]:
+    """Examples from rows with their places; `form` tells the user what a row is.
+
+    Raises:
+        TaskError: all bad rows, the first ten of them listed; or no row at all.
+    """
     examples: list[Example] = []
     problems: list[str] = []
-    for number, row in enumerate(rows, start=1):
+    for place, row in rows:
         try:
-            examples.append(example_of(row, kind, f"row {number}"))
+            if isinstance(row, str):
+                raise _RowError(row)
+            examples.append(example_of(row, kind, f"row {place.split()[-1]}", labelled=labelled))
         except _RowError as bad:
-            problems.append(f"row {number}: {bad}")
-    return checked(examples, problems, name, kind)
+            problems.append(f"{place}: {bad}")
+    return checked(examples, problems, name, kind, form)
 
 
-def checked(examples: list[Example], problems: list[str], name: str, kind: Kind) -> list[Example]:
+def checked(
+    examples: list[Example], problems: list[str], name: str, kind: Kind, form: str = _JSON_LINES
+) -> list[Example]:
     """The examples, if there are some and no problems."""
     if problems:
         listed = "\n           ".join(problems[:_LISTED_ROWS])
@@ -132,7 +155,7 @@ def checked(examples: list[Example], problems: list[str], name: str, kind: Kind)
         raise TaskError(
             f"{name} has {len(problems)} bad {'row' if len(problems) == 1 else 'rows'}",
             got=listed + more,
-            allowed=f"one JSON object a line with {_ALLOWED[kind]}",
+            allowed=f"{form} with {_ALLOWED[kind]}",
         )
     if not examples:
         raise TaskError(f"{name} holds no examples")
@@ -152,7 +175,7 @@ def row_of(example: Example, kind: Kind) -> dict[str, Any]:
         row["labels"] = list(example.targets)
     else:
         row[keys[-1]] = float(example.label) if kind == "rating" else example.label
-    return row | {"group": example.group}
+    return row | {"group": example.group} | ({"weak": True} if example.weak else {})
 
 
 def example_of(row: Mapping[str, Any], kind: Kind, group: str, *, labelled: bool = True) -> Example:
@@ -173,6 +196,7 @@ def example_of(row: Mapping[str, Any], kind: Kind, group: str, *, labelled: bool
         group=group,
         question=texts[1] if len(texts) > 1 else "",
         starts=starts,
+        weak=labelled and row.get("weak") is True,
     )
 
 

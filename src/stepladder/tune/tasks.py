@@ -7,16 +7,20 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepladder.errors import TaskError
 from stepladder.store import fingerprint, read_json, write_json, write_text
+from stepladder.tune.folders import task_files
+from stepladder.tune.readers import Columns, read_examples
 from stepladder.tune.rows import Example as Example
-from stepladder.tune.rows import Kind, kind_of, parse_rows, row_of
+from stepladder.tune.rows import Kind, row_of
 
 SPLITS = ("train", "dev", "test")
 TASK_FILE = "task.json"
+# With fewer catalogues than this a split by catalogue would be lopsided: then message by message.
+_ENOUGH_FILES = 10
 # Kinds whose answer is one or more of a fixed set of labels.
 LABELLED: tuple[Kind, ...] = ("classification", "multilabel")
 
@@ -45,56 +49,99 @@ class Task:
 
 
 def read_task(
-    path: Path, *, kind: Kind | None = None, name: str = "", seed: int = 0, examples: int = 0
+    path: Path,
+    *,
+    kind: Kind | None = None,
+    columns: Columns | None = None,
+    name: str = "",
+    seed: int = 0,
+    examples: int = 0,
 ) -> Task:
-    """A Task from one JSONL file, which is split here, or from a folder with train, dev and test.jsonl.
+    """A Task from one file, split here, or from a folder of splits, in any form of `tune/readers.py`.
 
-    In a folder dev.jsonl may be absent; it is then split from train. `kind` is by default what the keys of
-    the first row say. `examples` caps the number of examples of one file, drawn with `seed` (0: all).
+    In a folder dev may be absent, it is then split from train; without test, dev is the test. `kind` is by
+    default what the keys of the first row say, `columns` maps standard names to the file's own. `examples`
+    caps the number of examples, drawn with `seed` (0: all).
 
     Raises:
         TaskError: all bad rows up to ten, one class only, a label that only the test has, too few examples.
     """
-    name = name or path.stem
-    if not path.is_dir():
-        kind, rows = read_examples(path, kind)
-        if examples and len(rows) > examples:
-            rows = random.Random(seed).sample(rows, examples)
-        return split_task(name, rows, kind=kind, seed=seed)
-    kind, train = read_examples(path / "train.jsonl", kind)
-    _, test = read_examples(path / "test.jsonl", kind)
-    if (path / "dev.jsonl").exists():
-        _, dev = read_examples(path / "dev.jsonl", kind)
-    else:
-        parts = split_by_group(train, {"dev": 0.1}, seed)
-        train, dev = parts["train"], parts["dev"]
-    return make_task(name, {"train": train, "dev": dev, "test": test}, kind=kind)
+    name, columns = name or path.stem, columns or {}
+    files = task_files(path, columns)
+    notes: list[str] = []
+    if (path / TASK_FILE).exists():
+        card = read_json(path / TASK_FILE)
+        kind, notes = kind or card["kind"], list(card["notes"])
+    parts: dict[str, list[Example]] = {}
+    for split in ("", *SPLITS):
+        if split in files:
+            kind, parts[split] = _read_files(files[split], kind, columns, path)
+    if examples:
+        total = sum(map(len, parts.values()))
+        parts = {key: _sample(part, examples * len(part) // total, seed) for key, part in parts.items()}
+    kind = kind or "classification"
+    if "train" in parts and "test" not in parts and "dev" in parts:
+        parts["test"] = parts.pop("dev")
+        notes.append("no test split: dev is the test, and a new dev is split from train")
+    if "" in parts or set(parts) == {"train"}:
+        return split_task(name, parts.get("", parts.get("train", [])), kind=kind, seed=seed, notes=notes)
+    if "train" not in parts:
+        raise TaskError(f"{path} has no train split", got=", ".join(parts))
+    if "dev" not in parts:
+        parts |= split_by_group(parts["train"], {"dev": 0.1}, seed)
+    return make_task(name, parts, notes, kind=kind)
 
 
-def read_examples(path: Path, kind: Kind | None = None) -> tuple[Kind, list[Example]]:
-    """The kind and all rows of a JSONL file, strictly checked."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TaskError(f"cannot read {path}", got=error.strerror or str(error)) from error
-    kind = kind or kind_of(lines)
-    return kind, parse_rows(lines, str(path), kind=kind)
+def _read_files(
+    files: Sequence[Path], kind: Kind | None, columns: Columns, root: Path
+) -> tuple[Kind, list[Example]]:
+    """All examples of several files; a row without a group is a group of its own, or its catalogue's."""
+    found: list[Example] = []
+    for file in files:
+        kind, rows = read_examples(file, kind, columns)
+        if file.suffix == ".po" and len(files) >= _ENOUGH_FILES:
+            rows = [replace(row, group=file.relative_to(root).as_posix()) for row in rows]
+        elif len(files) > 1:
+            own = (row.group.startswith("row ") for row in rows)
+            rows = [
+                replace(row, group=f"{file.stem} {row.group}") if is_own else row
+                for row, is_own in zip(rows, own, strict=True)
+            ]
+        found += rows
+    assert kind is not None
+    return kind, found
+
+
+def _sample(part: list[Example], count: int, seed: int) -> list[Example]:
+    return random.Random(seed).sample(part, count) if count < len(part) else part
 
 
 def split_task(
-    name: str, examples: Sequence[Example], *, kind: Kind = "classification", seed: int = 0
+    name: str,
+    examples: Sequence[Example],
+    *,
+    kind: Kind = "classification",
+    seed: int = 0,
+    notes: Sequence[str] = (),
 ) -> Task:
     """A Task from examples: 70 % train, 10 % dev, 20 % test, by group, each label in proportion.
 
     What is asked twice (the same text, and question) is kept once, with its first answer, so that no test
-    text was trained on.
+    text was trained on. Weak labels are for training only; those of groups in dev or test are left out.
     """
     seen: dict[str, Example] = {}
     for example in examples:
         seen.setdefault(asked(example), example)
     kept = list(seen.values())
-    notes = [f"{len(examples) - len(kept)} repeated texts left out"] if len(kept) < len(examples) else []
-    return make_task(name, split_by_group(kept, {"test": 0.2, "dev": 0.1}, seed), notes, kind=kind)
+    said = [f"{len(examples) - len(kept)} repeated texts left out"] if len(kept) < len(examples) else []
+    weak = [example for example in kept if example.weak]
+    parts = split_by_group([example for example in kept if not example.weak], {"test": 0.2, "dev": 0.1}, seed)
+    held = {example.group for split in ("dev", "test") for example in parts[split]}
+    usable = [example for example in weak if example.group not in held]
+    if len(usable) < len(weak):
+        said.append(f"{len(weak) - len(usable)} weak labels left out: dev or test has their group")
+    parts["train"] += usable
+    return make_task(name, parts, [*notes, *said], kind=kind)
 
 
 def split_by_group(
@@ -145,6 +192,9 @@ def make_task(
     train = [example for example in parts["train"] if asked(example) not in held]
     if (dropped := len(parts["train"]) - len(train)) > 0:
         notes = [*notes, f"{dropped} training texts left out because dev or test has them"]
+    for split, part in {**parts, "train": train}.items():
+        if weak := sum(example.weak for example in part):
+            notes = [*notes, f"{weak} of {len(part)} labels of {split} are weak: a rule or a model gave them"]
     labels = tuple(sorted({one for e in train for one in e.targets})) if kind in LABELLED else ()
     if problems := _problems(kind, labels, {**parts, "train": train}):
         raise TaskError(
