@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stepladder.brief import OVERRIDES, load_brief
 from stepladder.errors import BriefError
-from stepladder.records import BudgetBrief, DataBrief, GoalBrief, HardwareBrief
+from stepladder.records import BudgetBrief, CardBrief, DataBrief, GoalBrief, HardwareBrief
 
 SMALL = """
 name = "notes"
@@ -38,7 +38,14 @@ def test_a_small_brief_gets_the_defaults(tmp_path, monkeypatch):
     assert (brief.name, brief.objective, brief.override) == ("notes", "causal", {})
     assert DataBrief(sources=("texts/",)) == brief.data
     assert BudgetBrief(hours=2) == brief.budget
-    assert (HardwareBrief(), GoalBrief()) == (brief.hardware, brief.goal)
+    assert (HardwareBrief(), GoalBrief(), CardBrief()) == (brief.hardware, brief.goal, brief.card)
+
+
+def test_the_card_takes_texts_only(tmp_path):
+    assert load_brief(write(tmp_path, SMALL + '[card]\nlicense = "mit"')).card == CardBrief(license="mit")
+    text = complaint(tmp_path, SMALL + "[card]\nlicence = 3\nrisks = 4")
+    assert '[card] licence: unknown key (did you mean "license"?)' in text
+    assert "[card] risks: got 4; allowed: a string" in text
 
 
 def test_a_full_brief_is_read(tmp_path):
@@ -104,7 +111,7 @@ context_tokens = 100
         "stepladder.toml has 14 problems\n"
         '  - line 1: nmae: unknown key (did you mean "name"?)\n'
         '  - line 2: objective: got "casual"; allowed: "causal" or "masked" (did you mean "causal"?)\n'
-        "  - line 18: extra: unknown key; known: name, objective, data, hardware, budget, goal, override\n"
+        "  - line 18: extra: unknown key; known: name, objective, data, hardware, budget, goal, card, override\n"
         "  - name is missing; allowed: a string\n"
         '  - line 4: [data] sources: got "texts"; allowed: a list of strings, as in ["a.txt", "docs/"]\n'
         "  - line 5: [data] held_out: got 0.7; allowed: a share of the files between 0 and 0.5, or a path\n"

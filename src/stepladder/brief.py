@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepladder.errors import BriefError, did_you_mean
-from stepladder.records import Brief, BudgetBrief, DataBrief, GoalBrief, HardwareBrief
+from stepladder.records import Brief, BudgetBrief, CardBrief, DataBrief, GoalBrief, HardwareBrief
 
 # A brief has at most 25 fields; a file of more than this is something else under the same name.
 _MAX_BYTES = 1_000_000
@@ -94,6 +94,8 @@ TABLES: Mapping[str, Mapping[str, Rule]] = {
         "max_params": _count(1_000, 10**13),
         "inference_tokens": Rule(kind="number", low=0),
     },
+    # Printed on the cards, and no part of what a climb's folder depends on: it may be filled in at any time.
+    "card": {key: Rule(kind="text") for key in CardBrief.__dataclass_fields__},
 }
 # Each of these replaces a value that the plan would choose or look up; it appears there with source "user".
 OVERRIDES: Mapping[str, Rule] = {
@@ -177,6 +179,7 @@ def check_brief(value: Mapping[str, Any], path: Path, text: str = "") -> Brief:
         hardware=HardwareBrief(**_whole(value.get("hardware", {}), TABLES["hardware"])),
         budget=BudgetBrief(**value.get("budget", {})),
         goal=GoalBrief(**_whole(value.get("goal", {}), TABLES["goal"])),
+        card=CardBrief(**value.get("card", {})),
         override=_whole(value.get("override", {}), OVERRIDES),
     )
 

@@ -48,6 +48,22 @@ class GoalBrief:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CardBrief:
+    """[card]: what only a person can state of the model and its text; "" is printed as NOT STATED.
+
+    `license` is that of the weights and `data_license` that of the corpus: SPDX names, or a sentence.
+    """
+
+    license: str = ""
+    data_license: str = ""
+    provider: str = ""
+    contact: str = ""
+    intended_use: str = ""
+    out_of_scope: str = ""
+    risks: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Brief:
     """The user's file, stepladder.toml."""
 
@@ -57,4 +73,5 @@ class Brief:
     hardware: HardwareBrief = field(default_factory=HardwareBrief)
     budget: BudgetBrief = field(default_factory=BudgetBrief)
     goal: GoalBrief = field(default_factory=GoalBrief)
+    card: CardBrief = field(default_factory=CardBrief)
     override: Mapping[str, float | int | str | bool] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from stepladder.brief_nouns import Brief as Brief
 from stepladder.brief_nouns import BudgetBrief as BudgetBrief
+from stepladder.brief_nouns import CardBrief as CardBrief
 from stepladder.brief_nouns import DataBrief as DataBrief
 from stepladder.brief_nouns import GoalBrief as GoalBrief
 from stepladder.brief_nouns import HardwareBrief as HardwareBrief

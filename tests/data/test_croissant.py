@@ -1,5 +1,6 @@
 """The Croissant description of a corpus: complete, true to its files, valid for the library of the format."""
 
+import datetime
 import hashlib
 import json
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepladder.data.card.croissant import corpus_files, croissant
+from stepladder.data.card.croissant import corpus_files, croissant, with_statements
 from stepladder.data.options import CorpusOptions
 from stepladder.errors import DataError
 from stepladder.records import Corpus
@@ -51,7 +52,23 @@ def test_responsible_fields_say_what_was_found(description: dict[str, Any]) -> N
     assert "4 of kind email" in description["rai:personalSensitiveInformation"][0]
     assert any("near_duplicate" in step for step in description["rai:dataPreprocessingProtocol"])
     assert "texts" in description["rai:dataCollection"]
-    assert not {"license", "version", "datePublished", "citeAs"} & set(description)
+    assert description["rai:dataSocialImpact"] == "NOT STATED"
+    assert not {"version", "datePublished", "citeAs"} & set(description)
+
+
+def test_a_corpus_says_when_it_was_made_and_how_it_is_cited(prepared: tuple[Path, Corpus]) -> None:
+    found = json.loads((prepared[0] / "croissant.json").read_text())
+    assert prepared[1].fingerprint in found["citeAs"]
+    assert datetime.date.fromisoformat(found["datePublished"]) <= datetime.datetime.now(datetime.UTC).date()
+    audit = json.loads((prepared[0] / "audit.json").read_text())
+    assert len(found["license"]) == len(audit["licences"])
+
+
+def test_what_a_person_states_replaces_what_was_guessed(description: dict[str, Any]) -> None:
+    said = {"data_license": "CC-BY-4.0", "provider": "A Person", "risks": "", "contact": "x"}
+    found = with_statements(description, said)
+    assert (found["license"], found["creator"]["name"]) == ("CC-BY-4.0", "A Person")
+    assert found["rai:dataSocialImpact"] == "NOT STATED"
 
 
 def test_what_is_given_is_passed_on(prepared: tuple[Path, Corpus]) -> None:
@@ -72,7 +89,9 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_library_of_the_format_finds_no_error(description: dict[str, Any], tmp_path: Path) -> None:
+def test_the_library_of_the_format_finds_no_error(
+    prepared: tuple[Path, Corpus], description: dict[str, Any], tmp_path: Path
+) -> None:
     mlcroissant = pytest.importorskip("mlcroissant", reason="the format's library is not installed")
     path = tmp_path / "croissant.json"
     path.write_text(json.dumps(description))
@@ -80,19 +99,21 @@ def test_the_library_of_the_format_finds_no_error(description: dict[str, Any], t
     issues = dataset.metadata.ctx.issues
     assert set(issues.errors) == set()
     missing = {warning.split('"')[1].rsplit("/")[-1] for warning in issues.warnings}
-    assert missing == {"citeAs", "datePublished", "license", "version"}
+    assert missing == {"citeAs", "datePublished", "version"}
     assert dataset.metadata.data_biases == description["rai:dataBiases"]
     assert [file.sha256 for file in dataset.metadata.file_objects] == [
         e["sha256"] for e in description["distribution"] if e["@type"] == "cr:FileObject"
     ]
     given = {
-        "license": "https://spdx.org/licenses/MIT.html",
         "version": "1.0.0",
         "datePublished": "2026-01-31",
         "citeAs": "made for a test",
     }
     path.write_text(json.dumps({**description, **given}))
     assert set(mlcroissant.Dataset(jsonld=path).metadata.ctx.issues.warnings) == set()
+    path.write_text((prepared[0] / "croissant.json").read_text())
+    issues = mlcroissant.Dataset(jsonld=path).metadata.ctx.issues
+    assert (set(issues.errors), set(issues.warnings)) == (set(), set())
     first, *others = description["distribution"]
     broken = {key: value for key, value in first.items() if key != "sha256"}
     path.write_text(json.dumps({**description, "distribution": [broken, *others]}))

@@ -5,6 +5,7 @@ gets `tokenizer.json`, `train/`, `heldout/`, `ngrams/`, `index.json`, `audit.jso
 `quarantine.jsonl.zst`, `croissant.json` and, last, `corpus.json`.
 """
 
+import datetime
 import resource
 import shutil
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from stepladder import __version__
 from stepladder.data.card.audit import make_audit, quarantine_of
 from stepladder.data.card.croissant import CROISSANT_FILE, corpus_files, croissant
 from stepladder.data.card.datacard import data_card
@@ -123,7 +125,7 @@ def prepare_corpus(
     corpus = _corpus(audit, index, clock.read())
     write_json(out / AUDIT_FILE, audit)
     write_text(out / CARD_FILE, data_card(audit, options, _source_names(sources)))
-    described = {**options.identity(), "sources": _source_names(sources)}
+    described = {**options.identity(), **_publication(corpus), "sources": _source_names(sources)}
     write_json(out / CROISSANT_FILE, croissant(audit, described, corpus_files(out)))
     write_json(out / CORPUS_FILE, to_json(corpus))
     artefact.finish({"fingerprint": corpus.fingerprint})
@@ -279,6 +281,15 @@ def _corpus(audit: dict[str, Any], index: dict[str, Any], spent: tuple[float, fl
         cpu_seconds=round(spent[1], 3),
         fingerprint=fingerprint(index),
     )
+
+
+def _publication(corpus: Corpus) -> dict[str, str]:
+    """What Croissant wants to know of a publication; the date is that on which the corpus was made."""
+    return {
+        "version": "1.0.0",
+        "datePublished": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "citeAs": f"Text corpus {corpus.fingerprint}, prepared with stepladder {__version__}.",
+    }
 
 
 def _evaluation(options: CorpusOptions) -> tuple[EvaluationIndex | None, str]:

@@ -25,6 +25,13 @@ _MEANING = {
     "target_loss": "bits per byte; the run ends where the forecast reaches it",
     "max_params": "because of where the model will run",
     "inference_tokens": "use after training, counted when money or energy is minimised",
+    "license": "of the weights, as apache-2.0; what is left out reads NOT STATED on the cards",
+    "data_license": "of the corpus",
+    "provider": "who answers for the model",
+    "contact": "where they are reached",
+    "intended_use": "what it is for",
+    "out_of_scope": "what it is not for",
+    "risks": "what can go wrong in use",
 }
 _VALUE = {
     "held_out": "0.05",
@@ -41,6 +48,13 @@ _VALUE = {
     "target_loss": "1.5",
     "max_params": "100_000_000",
     "inference_tokens": "0",
+    "license": '"apache-2.0"',
+    "data_license": '"cc-by-4.0"',
+    "provider": '"Name, country"',
+    "contact": '"name@example.org"',
+    "intended_use": '"research on scaling"',
+    "out_of_scope": '"advice to people"',
+    "risks": '"false and offensive text"',
 }
 
 

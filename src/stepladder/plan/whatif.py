@@ -17,8 +17,8 @@ from stepladder.plan.conflicts import listed
 
 _SCALES = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _SCALED = re.compile(r"([0-9]*\.?[0-9]+)([kMBT])")
-# Keys that say what is trained on, not how much of what is spent.
-_FIXED = ("sources", "held_out", "tasks")
+# Keys that say what is trained on or told of the model, not how much of what is spent.
+_FIXED = ("sources", "held_out", "tasks", *TABLES["card"])
 _TABLE_OF: Mapping[str, str] = {
     "objective": "",
     **{key: table for table, rules in TABLES.items() for key in rules if key not in _FIXED},

@@ -1,19 +1,24 @@
-"""A climb's or a corpus's folder in; report.html and MODEL_CARD.md in it, and a Report of both, out."""
+"""A climb's or a corpus's folder in; report.html and the cards in it, and a Report of both, out."""
 
 from pathlib import Path
 
-from stepladder.records import Report
-from stepladder.report.cards import model_card
+from stepladder.data.card.croissant import CROISSANT_FILE, with_statements
+from stepladder.records import Report, to_json
+from stepladder.report.cards import model_card, tuned_card
+from stepladder.report.eu_summary import eu_summary
 from stepladder.report.page import render_page
 from stepladder.report.parts import Parts, read_parts
 from stepladder.report.words import show_interval, verdict
-from stepladder.store import write_text
+from stepladder.store import read_json, write_json, write_text
 
-PAGE_FILE, CARD_FILE = "report.html", "MODEL_CARD.md"
+PAGE_FILE, CARD_FILE, SUMMARY_FILE = "report.html", "MODEL_CARD.md", "EU_SUMMARY.md"
 
 
 def build_report(folder: Path) -> Report:
-    """Write `folder/report.html`, and `folder/MODEL_CARD.md` once the target has been trained.
+    """Write `folder/report.html` and, once the target has been trained, the cards of all models.
+
+    MODEL_CARD.md and EU_SUMMARY.md lie in the folder, the card of a tuned model in tune/TASK@1. What the
+    brief's `[card]` states of the corpus is written into its croissant.json.
 
     Raises:
         StoreError: the folder holds nothing of a climb, or cannot be written.
@@ -21,8 +26,18 @@ def build_report(folder: Path) -> Report:
     parts = read_parts(folder)
     write_text(folder / PAGE_FILE, render_page(parts))
     if parts.target.run is not None:
-        write_text(folder / CARD_FILE, model_card(parts))
+        _write_cards(folder, parts)
     return Report(path=str(folder / PAGE_FILE), headlines=tuple(headlines(parts)))
+
+
+def _write_cards(folder: Path, parts: Parts) -> None:
+    write_text(folder / CARD_FILE, model_card(parts))
+    write_text(folder / SUMMARY_FILE, eu_summary(parts))
+    for task in parts.tasks:
+        write_text(folder / task.place / CARD_FILE, tuned_card(parts, task))
+    described = folder / "corpus" / CROISSANT_FILE
+    if parts.brief and described.exists():
+        write_json(described, with_statements(read_json(described), to_json(parts.brief.card)))
 
 
 def headlines(parts: Parts) -> list[str]:

@@ -1,47 +1,49 @@
-"""Parts of a climb in; MODEL_CARD.md with the Hugging Face metadata block out.
+"""Parts of a climb in; MODEL_CARD.md of the target, and of each model tuned from it, out.
 
-What only a person can say (licence, intended use, contact) stands there as NOT STATED, to be filled in.
+Everything comes from records. What only a person can say is taken from the brief's `[card]`, and stands there
+as NOT STATED until somebody has said it.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
 
 from stepladder import __version__
+from stepladder.report.card_metadata import emitted_kg, target_metadata, tuned_metadata
+from stepladder.report.eu_summary import compute_verdict
+from stepladder.report.markdown import NOT_STATED, bullets, cell, names_of, one_line, section, stated
 from stepladder.report.more_sections import energy_sources, stage_amounts
-from stepladder.report.parts import Parts
-from stepladder.report.words import UNITS, number_of, percent, show, show_losses, show_range, verdict
+from stepladder.report.parts import Parts, Task
+from stepladder.report.words import UNITS, percent, show, show_losses, show_range, verdict
 from stepladder.units import JOULES_PER_KWH, format_bytes
 
-NOT_STATED = "NOT STATED"
+_TO_STATE = (
+    f"Fields that read {NOT_STATED} must be filled in by a person before the model is passed on: once, in "
+    "the table `[card]` of stepladder.toml beside this card, then `stepladder report`."
+)
+_STATED = {
+    "Intended use": "intended_use",
+    "Out of scope": "out_of_scope",
+    "Provider": "provider",
+    "Contact": "contact",
+    "Licence of the weights": "license",
+}
 
 
 def model_card(parts: Parts) -> str:
     """The card as Markdown."""
     before = " from a plan whose loss was forecast before the run" if parts.forecast else ""
     blocks = [
-        "---\n" + "\n".join(_metadata(parts)) + "\n---",
-        f"# {_line(parts.name)}",
-        f"Trained with stepladder{before}. Fields that read "
-        f"{NOT_STATED} must be filled in by a person before the model is passed on.",
-        _section("Model", _model(parts)),
-        _section(
-            "Uses",
-            _bullets(
-                {
-                    "Intended use": NOT_STATED,
-                    "Out of scope": NOT_STATED,
-                    "Contact": NOT_STATED,
-                    "Licence of the weights": NOT_STATED,
-                }
-            ),
-        ),
-        _section("Training data", _data(parts)),
-        _section("Training", _training(parts)),
-        _section("Evaluation", _evaluation(parts)),
-        _section("Cost", _cost(parts)),
-        _section("Limitations", _limitations(parts)),
-        _section(
+        target_metadata(parts),
+        f"# {one_line(parts.name)}",
+        f"Trained with stepladder{before}. {_TO_STATE}",
+        section("Model", _model(parts)),
+        section("Uses", bullets({name: stated(parts, key) for name, key in _STATED.items()})),
+        section("Training data", _data(parts)),
+        section("Training", _training(parts)),
+        section("Evaluation", _evaluation(parts)),
+        section("Cost", _cost(parts)),
+        section("Compute and the EU AI Act", compute_verdict(parts)),
+        section("Limitations", _limitations(parts)),
+        section(
             "How to load",
             "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'model = AutoModelForCausalLM.from_pretrained("export")\n'
@@ -52,42 +54,11 @@ def model_card(parts: Parts) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _metadata(parts: Parts) -> list[str]:
-    """YAML lines; strings are written as JSON strings, which YAML reads."""
-    objective = parts.plan.objective if parts.plan else "causal"
-    lines = [
-        "library_name: transformers",
-        f"pipeline_tag: {'text-generation' if objective == 'causal' else 'fill-mask'}",
-    ]
-    languages = [key for key in _mapping(parts.audit.get("languages")) if len(key) == 2 and key.isalpha()]
-    if languages:
-        lines += ["language:", *[f"- {json.dumps(code)}" for code in languages[:20]]]
-    lines += ["license: other", "license_name: not-stated", "tags:", "- stepladder", "- scaling-law"]
-    run = parts.target.run
-    figures = {"bits per byte": run.heldout_bits_per_byte, "nats per token": run.heldout_loss} if run else {}
-    figures = {name: value for name, value in figures.items() if math.isfinite(value)}
-    if figures:
-        lines += [
-            "model-index:",
-            f"- name: {json.dumps(parts.name)}",
-            "  results:",
-            "  - task:",
-            f"      type: {'text-generation' if objective == 'causal' else 'fill-mask'}",
-            "    dataset:",
-            "      name: held-out split of the corpus",
-            "      type: local",
-            "    metrics:",
-        ]
-        for name, value in figures.items():
-            lines += [f"    - name: held-out loss ({name})", "      type: loss", f"      value: {value:.6g}"]
-    return lines
-
-
 def _model(parts: Parts) -> str:
     if parts.plan is None:
         return parts.missing.get("plan", "")
     shape, run = parts.plan.shape, parts.target.run
-    return _bullets(
+    return bullets(
         {
             "Parameters": f"{run.params:,}" if run else NOT_STATED,
             "Architecture": f"Qwen3 layout: {shape.num_layers} layers, width {shape.width}, "
@@ -104,8 +75,8 @@ def _data(parts: Parts) -> str:
     corpus = parts.corpus
     if corpus is None:
         return parts.missing.get("corpus", "")
-    licences = ", ".join(list(_mapping(parts.audit.get("licences")))[:12])
-    return _bullets(
+    licences = ", ".join(list(names_of(parts.audit.get("licences")))[:12])
+    return bullets(
         {
             "Documents": f"{corpus.kept_documents:,} kept of {corpus.input_documents:,}",
             "Training text": f"{corpus.train.tokens:,} tokens, {format_bytes(corpus.train.num_bytes)}",
@@ -121,7 +92,7 @@ def _training(parts: Parts) -> str:
     if parts.plan is None or parts.target.run is None:
         return ""
     recipe, layout, run = parts.plan.recipe, parts.plan.layout, parts.target.run
-    return _bullets(
+    return bullets(
         {
             "Tokens": f"{run.tokens:,} in {run.steps:,} steps of {recipe.batch_tokens:,}",
             "Optimiser": f"{recipe.optimiser}, peak rates {recipe.hidden_lr:.3g} (hidden), "
@@ -143,15 +114,43 @@ def _evaluation(parts: Parts) -> str:
         lines.append(f"Held-out loss: {show_losses(run.heldout_loss, run.heldout_bits_per_byte)}.")
     lines += [verdict(score)[1] for score in parts.scores]
     for task in parts.tasks:
-        lines.append(f"### {_line(task.name)}")
-        head = "| method | metric | value | 95 % interval | test examples |\n|---|---|---|---|---|"
-        rows = [
-            f"| {_cell(row.method)} | {_cell(row.metric)} | {row.value:.3f} | "
-            f"{row.low:.3f} – {row.high:.3f} | {row.examples:,} |"
-            for row in task.rows
-        ]
-        lines += ["\n".join([head, *rows]), *([task.verdict] if task.verdict else [])]
+        lines += [f"### {one_line(task.name)}", *_task(task)]
     return "\n\n".join(lines)
+
+
+def _task(task: Task) -> list[str]:
+    head = "| method | metric | value | 95 % interval | test examples |\n|---|---|---|---|---|"
+    rows = [
+        f"| {cell(row.method)} | {cell(row.metric)} | {row.value:.3f} | "
+        f"{row.low:.3f} – {row.high:.3f} | {row.examples:,} |"
+        for row in task.rows
+    ]
+    return ["\n".join([head, *rows]), *([task.verdict] if task.verdict else [])]
+
+
+def tuned_card(parts: Parts, task: Task) -> str:
+    """The card of what was tuned on one task: its base, its data, its table beside cheap baselines."""
+    best = max((row.examples for row in task.rows), default=0)
+    blocks = [
+        tuned_metadata(parts, task),
+        f"# {one_line(parts.name)}, tuned on {one_line(task.name)}",
+        f"Tuned with stepladder {__version__} from the model that ../../MODEL_CARD.md describes. {_TO_STATE}",
+        section("Uses", bullets({name: stated(parts, key) for name, key in _STATED.items()})),
+        section(
+            "Evaluation",
+            "\n\n".join([f"On {best:,} test examples.", *_task(task)]),
+        ),
+        section(
+            "Limitations",
+            bullets(
+                {
+                    "Labels": "task.json beside this card says where they come from",
+                    "Risks in use": stated(parts, "risks"),
+                }
+            ),
+        ),
+    ]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _cost(parts: Parts) -> str:
@@ -167,41 +166,20 @@ def _cost(parts: Parts) -> str:
         spread = show_range("kg_co2e", emissions.low, emissions.high)
         told = f"{show('kg_co2e', emissions.value)} CO2e ({spread})"
         rows["Emissions of the target as planned"] = f"{told}: {emissions.how}"
-    return _bullets(rows)
+    emitted = emitted_kg(parts)
+    if math.isfinite(emitted):
+        rows["Emissions of ladder and target"] = (
+            f"{show('kg_co2e', emitted)} CO2e: their energy by the same rate"
+        )
+    return bullets(rows)
 
 
 def _limitations(parts: Parts) -> str:
     items: list[str] = list(parts.law.warnings) if parts.law else []
     unit = UNITS.get(parts.law.loss_unit, "") if parts.law else ""
     items += [f"The law was fitted to {parts.law.points} runs, in {unit}."] if parts.law else []
-    items += ["No test of bias, toxicity or memorised personal data was made.", f"Risks in use: {NOT_STATED}"]
-    return "\n".join(f"- {_line(item)}" for item in items)
-
-
-def _section(title: str, body: str) -> str:
-    return f"## {title}\n\n{body}" if body else ""
-
-
-def _bullets(pairs: Mapping[str, str]) -> str:
-    return "\n".join(f"- **{name}**: {_line(value)}" for name, value in pairs.items())
-
-
-def _line(text: str) -> str:
-    return " ".join(str(text).split())
-
-
-def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
-
-
-def _mapping(value: object) -> Sequence[str]:
-    """Keys of a JSON object, those with the largest counts first."""
-    if not isinstance(value, Mapping):
-        return ()
-
-    def count(key: str) -> float:
-        item = value[key]
-        amount = number_of(item.get("documents")) if isinstance(item, Mapping) else number_of(item)
-        return -amount if math.isfinite(amount) else 0.0
-
-    return sorted(map(str, value), key=count)
+    items += [
+        "No test of bias, toxicity or memorised personal data was made.",
+        f"Risks in use: {stated(parts, 'risks')}",
+    ]
+    return "\n".join(f"- {one_line(item)}" for item in items)

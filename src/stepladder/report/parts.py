@@ -72,11 +72,12 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One task: rows of its table and the sentence that `tune` wrote under it."""
+    """One task: rows of its table and the sentence that `tune` wrote under it; `place` is its folder's."""
 
     name: str
     rows: tuple[TaskResult, ...]
     verdict: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,7 +269,8 @@ def _read_task(path: Path) -> Task:
     value = _read_object(path)
     rows = _read_list(path, TaskResult, "results", "rows")
     name = str(value.get("task") or (rows[0].task if rows else path.parent.name))
-    return Task(name=name, rows=rows, verdict=str(value.get("verdict", "")))
+    place = f"tune/{path.parent.name}"
+    return Task(name=name, rows=rows, verdict=str(value.get("verdict", "")), place=place)
 
 
 def _read_scores(read: _Reader, parts: Parts) -> tuple[Score, ...]:

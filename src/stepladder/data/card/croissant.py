@@ -1,12 +1,13 @@
 """An audit and a list of files in; JSON-LD that describes the corpus folder in Croissant 1.0 out.
 
 Names of the core are those of https://docs.mlcommons.org/croissant/docs/croissant-spec.html, those that begin
-with `rai:` of https://docs.mlcommons.org/croissant/docs/croissant-rai-spec.html. A field about which nothing
-is known (annotators, collection time frame, social impact) is left out. There are no record sets: shards are
-arrays of token ids, which Croissant has no way to read.
+with `rai:` of https://docs.mlcommons.org/croissant/docs/croissant-rai-spec.html. What only a person can say
+reads NOT STATED until `with_statements` fills it in. There are no record sets: shards are arrays of token
+ids, which Croissant has no way to read.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ _ABOUT = {
     "audit.json": "Figures of the preparation: totals, removals by rule with examples, what was kept.",
     "DATA_CARD.md": "The audit for people.",
 }
+# A name in the licence list of SPDX, and no expression of several.
+_SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+_NOT_STATED = "NOT STATED"
 _NO_LANGUAGE = ("code", "unknown", "zxx", "und")
 
 
@@ -98,10 +102,29 @@ def croissant(
         f"{audit['totals']['kept_documents']:,} documents, {audit['totals']['kept_bytes']:,} bytes of text.",
         "isLiveDataset": False,
         **({"inLanguage": languages} if languages else {}),
+        "license": _licences(audit),
         **{name: options[name] for name in _GIVEN if options.get(name)},
         "distribution": [*_distribution(files, splits), *_ngrams(audit)],
         **_responsible(audit, options),
     }
+
+
+def with_statements(described: Mapping[str, Any], card: Mapping[str, str]) -> dict[str, Any]:
+    """The same description with what a person stated in the brief's `[card]`."""
+    stated = {
+        "license": card.get("data_license"),
+        "creator": card.get("provider") and {"@type": "sc:Organization", "name": card["provider"]},
+        "rai:dataSocialImpact": card.get("risks"),
+    }
+    return {**described, **{name: value for name, value in stated.items() if value}}
+
+
+def _licences(audit: Mapping[str, Any]) -> list[str]:
+    """Those that were found, the most text first; pages of SPDX where it has one."""
+    return [
+        f"https://spdx.org/licenses/{name}" if _SPDX.fullmatch(name) and name != "unknown" else name
+        for name in audit["licences"]
+    ] or [_NOT_STATED]
 
 
 def _context() -> dict[str, Any]:
@@ -182,20 +205,34 @@ def _responsible(audit: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     return {
         "rai:dataCollection": f"Read from {sources}: {totals['input_documents']:,} documents, "
         f"{totals['input_bytes']:,} bytes. How those sources came about is not known here.",
+        # Of the kinds that the vocabulary lists: text that others had written for other ends.
+        "rai:dataCollectionType": ["Secondary Data analysis"],
+        **_timeframe(audit),
+        "rai:dataCollectionRawData": "The sources as they were read; here are token ids, not the files.",
         "rai:dataCollectionMissingData": f"{quarantined['documents']:,} files or records could not be read "
         "and are listed in the quarantine file.",
         "rai:dataPreprocessingProtocol": _steps(audit, options),
+        "rai:dataImputationProtocol": "Nothing was imputed; what replaced personal data names its kind.",
+        "rai:dataAnnotationProtocol": "No person labelled the text.",
         "rai:machineAnnotationTools": [
             "py3langid: the language of each document",
             "rules of this program: the licence of each document",
         ],
         "rai:dataUseCases": limits[:1],
+        "rai:dataSocialImpact": _NOT_STATED,
         "rai:dataBiases": _biases(audit),
         "rai:dataLimitations": limits[1:],
         "rai:personalSensitiveInformation": _personal(audit, options),
         "rai:dataReleaseMaintenancePlan": "None is promised. The same sources, options and version of the "
         "program give the same bytes again.",
     }
+
+
+def _timeframe(audit: Mapping[str, Any]) -> dict[str, list[str]]:
+    """First and last date that a document carries; left out where none does."""
+    dates = (audit.get("profile") or {}).get("dates", {})
+    ends = [dates.get("earliest"), dates.get("latest")]
+    return {"rai:dataCollectionTimeframe": ends} if all(ends) else {}
 
 
 def _steps(audit: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
