@@ -111,7 +111,8 @@ context_tokens = 100
         "stepladder.toml has 14 problems\n"
         '  - line 1: nmae: unknown key (did you mean "name"?)\n'
         '  - line 2: objective: got "casual"; allowed: "causal" or "masked" (did you mean "causal"?)\n'
-        "  - line 18: extra: unknown key; known: name, objective, data, hardware, budget, goal, card, override\n"
+        "  - line 18: extra: unknown key; known: name, objective, data, hardware, budget, goal, card, "
+        "override\n"
         "  - name is missing; allowed: a string\n"
         '  - line 4: [data] sources: got "texts"; allowed: a list of strings, as in ["a.txt", "docs/"]\n'
         "  - line 5: [data] held_out: got 0.7; allowed: a share of the files between 0 and 0.5, or a path\n"
