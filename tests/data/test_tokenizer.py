@@ -16,6 +16,7 @@ from stepladder.data.tokens.tokenizer import (
     END_OF_TEXT,
     Tokenizer,
     check_equal,
+    load_own_tokenizer,
     load_tokenizer,
     train_tokenizer,
 )
@@ -155,10 +156,24 @@ def test_training_gives_the_same_bytes_with_any_number_of_threads(tmp_path: Path
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not exist"):
-        load_tokenizer(tmp_path)
+        load_own_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordPiece", "vocab": {}}}')
     with pytest.raises(DataError, match="is not a tokenizer of stepladder data"):
-        load_tokenizer(tmp_path)
+        load_own_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("[]")
     with pytest.raises(DataError):
-        load_tokenizer(tmp_path)
+        load_own_tokenizer(tmp_path)
+
+
+def test_offsets_are_characters_and_a_pair_has_those_of_the_second(tokenizer: Tokenizer) -> None:
+    text = "naïve 🙂 import json\r\n"
+    ids, spans = tokenizer.encode_with_offsets(text)
+    assert tokenizer.encode(text) == ids
+    assert text == "".join(text[start:end] for start, end in dict.fromkeys(spans))
+    pair = tokenizer.encode_pair("import", text)
+    first = tokenizer.encode("import")
+    assert [END_ID, *first, END_ID, *ids] == pair.ids
+    assert [*[None] * (len(first) + 2), *spans] == pair.spans
+    assert len(pair.ids) - len(first) - len(ids) == tokenizer.template.pair_extra
+    assert [END_ID, *ids] == tokenizer.template.around(ids)
+    assert {0} == set(pair.type_ids)

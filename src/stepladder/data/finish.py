@@ -21,7 +21,7 @@ from stepladder.data.files import (
 )
 from stepladder.data.labels import base_of, mixed
 from stepladder.data.reading import SPARED
-from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from stepladder.data.tokens.tokenizer import Tokenizer, load_own_tokenizer
 from stepladder.store import write_bytes
 
 SPLITS = ("train", "heldout")
@@ -205,4 +205,4 @@ def decided(work: Path, name: str) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer(path: str, _changed: int) -> Tokenizer:
-    return load_tokenizer(Path(path))
+    return load_own_tokenizer(Path(path))

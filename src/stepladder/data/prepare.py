@@ -44,7 +44,7 @@ from stepladder.data.tokens.shards import INDEX_FILE, token_dtype, write_split
 from stepladder.data.tokens.tokenizer import (
     END_ID,
     TOKENIZER_FILE,
-    load_tokenizer,
+    load_own_tokenizer,
 )
 from stepladder.data.tokens.training import is_equal, sampled
 from stepladder.data.tokens.vocabulary import cut_tokenizer, sample_quota
@@ -226,7 +226,7 @@ def _bytes_by_source(job: Job) -> dict[str, int]:
 
 def _encode(job: Job, out: Path, *, is_fast: bool) -> dict[str, Any]:
     """Index of the shards."""
-    tokenizer = load_tokenizer(out)
+    tokenizer = load_own_tokenizer(out)
     dtype = token_dtype(tokenizer.vocab_size)
     names = {
         "sources": list(_bytes_by_source(job)),

@@ -62,7 +62,7 @@ def complete_text(
     path = tokenizer if tokenizer is not None else find_tokenizer(folder)
     words = load_tokenizer(path)
     # In training every document follows the end of another one.
-    ids = [words.end_id, *words.encode(prompt)]
+    ids = [*words.start_ids, *words.encode(prompt)]
     new = generate(
         network,
         ids,

@@ -56,7 +56,7 @@ def evaluate_text(
     path = tokenizer if tokenizer is not None else find_tokenizer(folder)
     codes = load_tokenizer(path)
     # The start of a document is predicted from the end of the one before, as in training.
-    ids = np.asarray([codes.end_id, *codes.encode(words)], dtype=np.int64)
+    ids = np.asarray([*codes.start_ids, *codes.encode(words)], dtype=np.int64)
     _check_ids(ids, network, path)
     losses = rolling_losses(network, ids, overlap)
     return _summary(losses, len(words.encode()))

@@ -13,7 +13,7 @@ import torch
 
 from stepladder.data.files import write_arrays
 from stepladder.data.tokens.shards import TokenArray
-from stepladder.data.tokens.tokenizer import byte_pieces, load_tokenizer
+from stepladder.data.tokens.tokenizer import byte_pieces, load_own_tokenizer
 from stepladder.store import write_json
 from stepladder.train.objective import inputs_of
 from stepladder.train.packing import PackedSource, Packing
@@ -89,7 +89,7 @@ def write_scores(scores: dict[str, np.ndarray], names: list[str], folder: Path) 
 
 def bytes_of_tokens(corpus: Path) -> np.ndarray:
     """Bytes of text that each id spells; 0 for end-of-text."""
-    tokenizer = load_tokenizer(corpus)
+    tokenizer = load_own_tokenizer(corpus)
     out = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for piece, rank in byte_pieces(tokenizer.vocab).items():
         out[rank] = len(piece)

@@ -14,16 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from stepladder.data.tokens.foreign import ForeignTokenizer
+from stepladder.data.tokens.template import Pair, Span, Template
 from stepladder.errors import DataError
 from stepladder.store import read_json
 
 END_OF_TEXT, END_ID = "<|endoftext|>", 0
+# What the tokenizer of an exported encoder has besides.
+MASK = "[MASK]"
 TOKENIZER_FILE = "tokenizer.json"
 # Qwen2's tokenizer.json (Qwen/Qwen2-0.5B), the same text in `tokenizers` and in tiktoken.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# In training every document follows the end of another one; an exported tokenizer.json says the same.
+_TEMPLATE = Template(begin=(END_ID,), pair=(((END_ID, 0),), ((END_ID, 0),), ()))
 
 
 class Tokenizer:
@@ -31,7 +37,7 @@ class Tokenizer:
 
     def __init__(self, definition: dict[str, Any]) -> None:
         self.vocab: dict[str, int] = definition["model"]["vocab"]
-        self.end_id = END_ID
+        self.end_id, self.template, self.start_ids = END_ID, _TEMPLATE, _TEMPLATE.begin
         self._definition = definition
         self._fast = _tiktoken(self.vocab) if _has_our_pattern(definition) else None
 
@@ -65,6 +71,15 @@ class Tokenizer:
         """Ids of many texts."""
         return [self.encode(text) for text in texts]
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        """Ids, and the characters of each, a blank before a word included."""
+        found = self._slow.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    def encode_pair(self, first: str, second: str) -> Pair:
+        """Two texts as one row, each behind the end of another."""
+        return self.template.join(self.encode(first), *self.encode_with_offsets(second))
+
     def encode_many(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts in a row, an end-of-text id behind each.
 
@@ -96,7 +111,19 @@ class Tokenizer:
         return Slow.from_str(json.dumps({**self._definition, "added_tokens": []}))
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path) -> Tokenizer | ForeignTokenizer:
+    """The tokenizer of a corpus, run or Hugging Face folder, or of a tokenizer.json itself.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+        DataError: it is no tokenizer.
+    """
+    path = folder / TOKENIZER_FILE if folder.is_dir() else folder
+    definition = read_json(path)
+    return Tokenizer(definition) if _is_ours(definition) else ForeignTokenizer(path)
+
+
+def load_own_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a corpus folder, or of a tokenizer.json itself.
 
     Raises:
@@ -105,18 +132,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     path = folder / TOKENIZER_FILE if folder.is_dir() else folder
     definition = read_json(path)
-    try:
-        vocab = definition["model"]["vocab"]
-        is_ours = definition["model"]["type"] == "BPE" and vocab[END_OF_TEXT] == END_ID
-    except (KeyError, TypeError, AttributeError):
-        is_ours = False
-    if not is_ours:
+    if not _is_ours(definition):
         raise DataError(
             f"{path} is not a tokenizer of stepladder data",
             allowed=f"a byte-level BPE in which {END_OF_TEXT} has the id {END_ID}",
             next_command="stepladder data PATH... --out corpus",
         )
     return Tokenizer(definition)
+
+
+def _is_ours(definition: Any) -> bool:
+    """GPT-NeoX's tokenizer is another with end of text as id 0: it has a normalizer and words of its own."""
+    try:
+        added = {token["content"] for token in definition.get("added_tokens", ())}
+        model = definition["model"]
+        is_bytes = model["type"] == "BPE" and model["vocab"][END_OF_TEXT] == END_ID
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return is_bytes and not definition.get("normalizer") and added <= {END_OF_TEXT, MASK}
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> str:

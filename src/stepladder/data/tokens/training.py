@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.data.files import part_names, read_frame
-from stepladder.data.tokens.tokenizer import TOKENIZER_FILE, check_equal, load_tokenizer, train_tokenizer
+from stepladder.data.tokens.tokenizer import TOKENIZER_FILE, check_equal, load_own_tokenizer, train_tokenizer
 from stepladder.data.tokens.vocabulary import measure_vocabulary
 from stepladder.store import write_text
 
@@ -40,4 +40,4 @@ def is_equal(tokenizer: Path, texts: Sequence[str]) -> bool:
         if held < _CHECKED_BYTES:
             checked.append(text[:_CHECKED_BYTES])
             held += len(text)
-    return check_equal(load_tokenizer(tokenizer), checked) == 0
+    return check_equal(load_own_tokenizer(tokenizer), checked) == 0
