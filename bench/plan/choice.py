@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from steps import REFERENCE, Table, fit, published
 
+from stepladder.plan import layoutsearch
+from stepladder.plan.layoutsearch import simplest
 from stepladder.plan.rowmemory import number
 from stepladder.plan.stepcalibrate import described
 from stepladder.plan.steprows import Row
@@ -23,11 +25,11 @@ Pick = Callable[[Sequence[Row], np.ndarray], int]
 
 
 def by_model(tie: float) -> Pick:
-    """The least forecast; of those within `tie` (log) of it, what the rule says."""
+    """The least forecast; of those within `tie` of it, what the rule says."""
 
     def pick(rows: Sequence[Row], logs: np.ndarray) -> int:
-        near = np.flatnonzero(logs <= logs.min() + tie)
-        return int(near[by_rule([rows[at] for at in near], logs[near])])
+        columns = (np.array([number(row, name, 1) for row in rows]) for name in ("tp", "pp", "mbs"))
+        return simplest(np.exp(logs), *layoutsearch.by_rule(*columns), alike=1 + tie)
 
     return pick
 

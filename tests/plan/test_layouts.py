@@ -102,9 +102,9 @@ def test_a_measured_step_moves_and_narrows_its_like():
     )
     after = rank_layouts(SHAPE, RECIPE, replace(place, measured=(step,)))
     same = next(one for one in after.top if one.layout == before.layout)
-    assert same.step.value == pytest.approx(step.seconds)
+    assert same.step.value == pytest.approx(step.seconds, rel=0.03)
     assert "measured" == same.step.source
-    assert math.log(same.step.high / same.step.low) < 0.3 * math.log(before.step.high / before.step.low)
+    assert math.log(same.step.high / same.step.low) < 0.4 * math.log(before.step.high / before.step.low)
 
 
 def test_measured_steps_survive_their_table(tmp_path):

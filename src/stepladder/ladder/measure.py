@@ -1,5 +1,6 @@
 """A plan and layouts near its own, or a ladder's folder, in; measured steps out."""
 
+import contextlib
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -102,9 +103,10 @@ def _gpu_id() -> str:
 
 
 def rows_from_ladder(folder: Path) -> list[MeasuredStep]:
-    """The rungs of a ladder as measured steps, for free; unfinished and diverged runs are left out."""
+    """The rungs of a ladder as measured steps, for free; unfinished, diverged and very short runs are left out."""
     found = []
     for path in sorted(folder.glob("*@*/run.json")):
         if read_json(path).get("status") == "ok" and (path.parent / METRICS_FILE).exists():
-            found.append(step_of_run(path.parent))
+            with contextlib.suppress(StoreError):
+                found.append(step_of_run(path.parent))
     return found

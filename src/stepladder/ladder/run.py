@@ -8,8 +8,10 @@ from stepladder.errors import TrainError
 from stepladder.ladder.branches import find_branches, plant
 from stepladder.ladder.collect import flag_bad, observe, usable, write_observations
 from stepladder.ladder.design import Rung
+from stepladder.ladder.measure import rows_from_ladder
 from stepladder.launch.pool import JobFailure, run_many
 from stepladder.models.count import count_params
+from stepladder.plan.measured import MEASURED_FILE, write_measured
 from stepladder.progress import Progress
 from stepladder.records import Derived, Layout, Observation, Order, Plan, Recipe, Shape, to_json
 from stepladder.store import open_artefact, write_json
@@ -58,7 +60,7 @@ def rung_plans(
 def run_ladder(
     plans: Sequence[Plan], folder: Path, *, workers: int = 0, quiet: bool = False
 ) -> list[Observation]:
-    """Train all plans side by side and write `folder/observations.csv`.
+    """Train all plans side by side and write `folder/observations.csv`, and measured.csv with their steps.
 
     Args:
         plans: the rungs.
@@ -73,6 +75,8 @@ def run_ladder(
         [observe(folder / f"{plan.name}@1") for plan in plans if plan.name not in failures]
     )
     write_observations(folder / "observations.csv", observations)
+    if steps := rows_from_ladder(folder):
+        write_measured(folder / MEASURED_FILE, steps)
     if len(usable(observations)) * 2 < len(plans):
         reasons = {row.run: str(row.notes["excluded"]) for row in observations if row.notes.get("excluded")}
         told = "; ".join(f"{name}: {reason}" for name, reason in sorted({**failures, **reasons}.items()))

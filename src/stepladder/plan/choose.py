@@ -15,6 +15,7 @@ from stepladder.plan.costs import cost_numbers
 from stepladder.plan.derive import Z80, exact, within
 from stepladder.plan.front import alternatives
 from stepladder.plan.machine import Machine
+from stepladder.plan.measured import MEASURED_FILE, MeasuredStep, observation_of
 from stepladder.plan.moredata import data_numbers
 from stepladder.plan.overlay import NONE, Overlay
 from stepladder.plan.prior import USUAL_EPOCHS, LossLaw
@@ -80,14 +81,17 @@ def choose_plan(
     """
     reject_conflicts(brief, options.overlay)
     device = device_at(brief, machine, options.overlay)
+    steps = options.overlay.steps
     problems = [
-        with_layout_speed(pose(one, predict_loss, observations, machine, corpus, rates, options), device)
+        with_layout_speed(
+            pose(one, predict_loss, observations, machine, corpus, rates, options), device, steps
+        )
         for one in in_each_region(brief)
     ]
     found = _search_all(problems)
     best = _best(problems[0], found)
     problem = next(one for one in problems if one.brief.hardware.region == best.region)
-    settled, choice = with_best_layout(problem, best, device)
+    settled, choice = with_best_layout(problem, best, device, steps)
     loss = _loss_number(settled, options)
     numbers = numbers_of(problem, settled, len(problem.shapes), loss) | data_numbers(problem, settled)
     numbers |= layout_numbers(choice)
@@ -154,7 +158,7 @@ def pose(
     return Problem(
         brief=brief,
         site=site,
-        throughput=_throughput(rows, site, machine, options.speedup),
+        throughput=_throughput(rows, site, machine, options),
         predict_loss=predict_loss,
         recipe_for=rates,
         size_column=options.size_column,
@@ -186,7 +190,7 @@ def vocabulary_of(brief: Brief, corpus: Corpus | None, options: ChooseOptions, *
 
 
 def _throughput(
-    rows: Sequence[Observation], site: Site, machine: Machine, speedup: Derived | None
+    rows: Sequence[Observation], site: Site, machine: Machine, options: ChooseOptions
 ) -> Throughput:
     timed = [row for row in rows if row.seconds > 0 and row.flops > 0]
     elsewhere = [row for row in timed if _is_number(row.notes.get("peak_flops"))]
@@ -197,9 +201,42 @@ def _throughput(
         moved = [_at_site(row, site) for row in elsewhere]
         return replace(fit_throughput(moved, _transfer(elsewhere, site)), has_recompute=True)
     timed = [row for row in timed if row not in elsewhere]
+    alike = _measured_alike(options.overlay.steps, rows, site)
     if not timed:
-        return assumed_throughput(site.flops_per_second)
+        if not alike:
+            return assumed_throughput(site.flops_per_second)
+        names = ", ".join(one.run for one in alike)
+        return replace(fit_throughput(alike), source=f"steps of {MEASURED_FILE} ({names})")
+    speedup = options.speedup or (_measured_speedup(timed, alike) if alike else None)
     return fit_throughput(timed, speedup or _layout_speedup(timed, site, machine))
+
+
+def _measured_alike(
+    steps: Sequence[MeasuredStep], rows: Sequence[Observation], site: Site
+) -> list[Observation]:
+    """Steps timed on this CPU in the layout of the site, as runs; rungs, which ran side by side, are not."""
+    names, wanted = {row.run for row in rows}, site.layout
+    return [
+        observation_of(step)
+        for step in steps
+        if step.hw == "cpu"
+        and (step.layout.processes, step.layout.threads) == (wanted.processes, wanted.threads)
+        and step.layout.precision == wanted.precision
+        and step.name not in names
+    ]
+
+
+def _measured_speedup(rows: Sequence[Observation], alike: Sequence[Observation]) -> Derived:
+    """How much faster than the runs the same work was in the layout of the target."""
+    runs = fit_throughput(rows)
+    logs = []
+    for one in alike:
+        forecast = runs.seconds_per_token(one.flops / one.tokens, one.tokens)
+        logs.append(math.log(forecast.value * one.tokens / one.seconds))
+    sd = max(math.sqrt(sum((log - sum(logs) / len(logs)) ** 2 for log in logs) / len(logs)), 0.03)
+    names = ", ".join(one.run for one in alike)
+    how = f"the layout of the target against that of the runs, as {names} of {MEASURED_FILE} show"
+    return within(math.exp(sum(logs) / len(logs)), math.exp(Z80 * sd), how, "measured")
 
 
 def _at_site(row: Observation, site: Site) -> Observation:

@@ -14,7 +14,7 @@ from stepladder.plan.choose import ChooseOptions, choose_plan, vocabulary_of
 from stepladder.plan.derive import Z80
 from stepladder.plan.hardware import known_device
 from stepladder.plan.machine import Machine, measure_machine
-from stepladder.plan.overlay import NAME, Overlay, overlay_in
+from stepladder.plan.overlay import NAME, Overlay, measured_in, overlay_in
 from stepladder.plan.pastruns import PastRun, past_runs
 from stepladder.plan.prior import LossLaw, prior_loss_for
 from stepladder.plan.rates import recipe_rule
@@ -68,7 +68,7 @@ def gather(folder: Path, sources: Sources, brief: Brief, shape: Shape | None = N
     text = sources.corpus or (folder / "corpus" if (folder / "corpus" / "corpus.json").exists() else None)
     law = law_from(law_path) if law_path else None
     own = folder / NAME if (folder / NAME).exists() else None
-    notes = [f"read {path}" for path in (law_path, runs, text, own) if path]
+    notes = [f"read {path}" for path in (law_path, runs, text, own, *measured_in(folder)) if path]
     hardware = brief.hardware
     usual = {"shape": shape, "device": hardware.device, "devices": hardware.count * hardware.nodes}
     past = past_runs(sources.past, usual)

@@ -14,7 +14,7 @@ from stepladder.plan.hardware import Device
 from stepladder.plan.layouts import PRECISIONS, RECOMPUTES, SCHEDULES, SHARDS, Grid
 from stepladder.plan.memory import CHUNK_BYTES, GIB, HELDOUT_TOKENS, MUON_VALUES, shape_facts
 from stepladder.plan.memory import FITTED as MEMORY
-from stepladder.plan.stepcalibrate import SPREAD, Z90, Kin, slopes, spread_of
+from stepladder.plan.stepcalibrate import SPREAD, UNLIKE_LOG_SD, Z90, Kin, slopes, spread_of
 from stepladder.plan.steptime import FITTED, Config, Rates, step_seconds, step_terms
 from stepladder.records import Recipe, Shape
 
@@ -26,8 +26,7 @@ _FLOPS_PER_BYTE, _SCALE_UP, _NETWORK = 300.0, 25e9, 12.5e9
 _AGAIN = np.array([0.0, 0.1, 1.0])
 _BUBBLE = np.array([{"zero_bubble": 1 / 3, "zbv": 1 / 3}.get(name, 1.0) for name, _ in SCHEDULES])
 # Our own trainer is none of the fitted frameworks; a device that no fitted row has, and each link that no
-# data sheet states, count as much again (plan/stepcalibrate.py): judgements.
-_UNLIKE_LOG_SD = 0.2
+# data sheet states, count as much again (UNLIKE_LOG_SD of plan/stepcalibrate.py): judgements.
 _SEEN = {"v100", "a100", "a800", "h100", "b200", "gb200", "gb300"}
 
 
@@ -51,7 +50,7 @@ class GridCost:
         effects = slopes(self.config, FITTED, np.log(step_seconds(self.config)))
         none = np.zeros(len(effects))
         kin = Kin(slopes=effects, site=none, accelerator=none, model=none, layout=none)
-        return Z90 * np.sqrt(spread_of(kin, SPREAD) + self.unlike * _UNLIKE_LOG_SD**2)
+        return Z90 * np.sqrt(spread_of(kin, SPREAD) + self.unlike * UNLIKE_LOG_SD**2)
 
 
 def grid_cost(grid: Grid, shape: Shape, recipe: Recipe, device: Device) -> GridCost:

@@ -11,9 +11,10 @@ from stepladder.plan.derive import Z80, within
 from stepladder.plan.hardware import Device
 from stepladder.plan.layout import layout_problems
 from stepladder.plan.layoutcost import GridCost, grid_cost
-from stepladder.plan.layouts import RECOMPUTES, SCHEDULES, SHARDS, Freedom, Grid, layout_grid
+from stepladder.plan.layouts import SHARDS, Freedom, Grid, layout_grid
 from stepladder.plan.measured import MeasuredStep
 from stepladder.plan.memory import LOG_SD, MemoryNeed, memory_need
+from stepladder.plan.near import factor_on_bytes, learnt_from, measured_need
 from stepladder.records import Derived, Layout, Recipe, Shape
 
 # A layout fits when it does with a probability of 90 %.
@@ -22,12 +23,9 @@ _SURELY = math.exp(Z80 * LOG_SD["cuda"])
 # Log ratio of two layouts of one model on one machine: the forecast's error within which 90 % of published
 # pairs lie (bench/plan/search.py); errors that both share cancel.
 PAIR_LOG90 = 0.23
-# After a measured step of the same model on the same device: half-width with the same layout, and by how much
-# each factor of e in a degree, the micro-batch or the devices widens it.
-_NEAR_LOG90, _APART_LOG90 = 0.08, 0.1
 _MOST_DOUBLINGS = 12
-# Layouts within so much of the fastest are as fast.
-_ALIKE = 1.02
+# Layouts within so much of the fastest are as fast (bench/plan/choice.py).
+ALIKE = 1.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +44,15 @@ class Place:
         known = tuple(name for name in self.precisions if name in self.device.peaks)
         domain = min(self.device.links.domain_devices, max(self.base.processes // self.base.nodes, 1))
         return Freedom(tensor=self.tensor or domain, precisions=known or ("fp32",), is_short=is_short)
+
+    @property
+    def measured_here(self) -> tuple[MeasuredStep, ...]:
+        """Those of such a device."""
+        return tuple(step for step in self.measured if step.hw == self.device.id)
+
+    def need(self, run: tuple[Shape, Recipe], layout: Layout) -> MemoryNeed:
+        """Bytes of a process, as measured peaks correct them."""
+        return measured_need(self.measured_here, run, layout, self.device.mem_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,19 +97,23 @@ def rank_layouts(
     if not len(grid):
         raise _none_legal(shape, recipe, place)
     cost = grid_cost(grid, shape, recipe, place.device)
-    seconds = cost.seconds * np.exp(_learnt(grid, (shape, recipe), place)[0])
-    fits = cost.num_bytes * _SURELY <= place.device.mem_bytes
+    learnt = learnt_from(place.measured, place.device)
+    seconds = learnt.moved(grid, cost, shape, recipe) if learnt else cost.seconds
+    factor = factor_on_bytes(place.measured_here, grid, shape, recipe)[0]
+    fits = cost.num_bytes * factor * _SURELY <= place.device.mem_bytes
     order = np.flatnonzero(fits)[np.argsort(seconds[fits], kind="stable")]
-    order = _simplest_first(grid, seconds, order)
+    is_known = learnt.is_measured(grid, shape, recipe) if learnt else np.zeros(len(grid), bool)
+    order = _simplest_first(grid, seconds, order, is_known)
     kept = _distinct(grid, order, (shape, recipe), place, most)
     if not kept:
         raise _none_fits(grid, cost, (shape, recipe), place)
     few = grid.take(kept)
     log90 = grid_cost(few, shape, recipe, place.device).log90
-    log90 = np.minimum(log90, _learnt(few, (shape, recipe), place)[1])
-    needs = [memory_need(shape, recipe, grid.layout(at), place.device.mem_bytes) for at in kept]
+    log90 = learnt.posterior(few, shape, recipe)[1] if learnt else log90
+    words = learnt.words if learnt else ""
+    needs = [place.need((shape, recipe), grid.layout(at)) for at in kept]
     top = tuple(
-        _ranked(grid, (cost, seconds, float(width)), (at, kept[0]), need)
+        _ranked(grid, (cost, seconds, float(width)), (at, kept[0]), need, words)
         for at, width, need in zip(kept, log90, needs, strict=True)
     )
     return LayoutChoice(
@@ -114,23 +125,27 @@ def rank_layouts(
     )
 
 
-def _simplest_first(grid: Grid, seconds: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The fastest first, but of those that no forecast tells from it the simplest."""
+def simplest(seconds: np.ndarray, *keys: np.ndarray, alike: float = ALIKE) -> int:
+    """Place of the fastest, or, of those that no forecast tells from it, of the least by `keys` in turn."""
+    near = np.flatnonzero(seconds <= alike * seconds.min())
+    # The last key counts most.
+    return int(near[np.lexsort([key[near] for key in (seconds, *reversed(keys))])[0]])
+
+
+def by_rule(tensor: np.ndarray, pipeline: np.ndarray, micro: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Keys of what practitioners say: least tensor, least pipeline, largest micro-batch."""
+    return tensor, pipeline, -micro
+
+
+def _simplest_first(grid: Grid, seconds: np.ndarray, order: np.ndarray, is_known: np.ndarray) -> np.ndarray:
+    """The simplest of the fastest first; one that was measured before all that were not."""
     if not len(order):
         return order
-    alike = order[seconds[order] <= _ALIKE * seconds[order[0]]]
-    columns = grid.columns
+    columns = {name: column[order] for name, column in grid.columns.items()}
+    rule = by_rule(*(columns[name] for name in ("tensor", "pipeline", "micro")))
     is_grouped = columns["shard"] == SHARDS.index("hsdp")
-    # The last key counts most.
-    keys = (
-        seconds,
-        columns["schedule"],
-        is_grouped,
-        columns["context"],
-        columns["pipeline"],
-        columns["tensor"],
-    )
-    first = alike[np.lexsort([key[alike] for key in keys])[0]]
+    keys = (~is_known[order], *rule, columns["context"], is_grouped, columns["schedule"])
+    first = order[simplest(seconds[order], *keys)]
     return np.concatenate([[first], order[order != first]])
 
 
@@ -144,7 +159,7 @@ def _distinct(grid: Grid, order: np.ndarray, run: tuple[Shape, Recipe], place: P
         if family in seen:
             continue
         layout = grid.layout(int(at))
-        need = memory_need(*run, layout, place.device.mem_bytes)
+        need = place.need(run, layout)
         if need.probability_too_much > KEEP or layout_problems(layout, *run):
             continue
         seen.add(family)
@@ -159,6 +174,7 @@ def _ranked(
     costs: tuple[GridCost, np.ndarray, float],
     places: tuple[int, int],
     need: MemoryNeed,
+    learnt: str,
 ) -> RankedLayout:
     (cost, seconds, log90), (at, first) = costs, places
     terms = {name: float(column[at]) for name, column in cost.terms.items() if column[at] > 0}
@@ -170,10 +186,8 @@ def _ranked(
         for name, amount in sorted(terms.items(), key=lambda item: -item[1])[:4]
     )
     factor = math.exp(log90 * Z80 / 1.645)
-    shifted = abs(value / whole - 1) > 1e-9
-    how = f"terms of plan/steptime.py: {said}" + (
-        f"; times {value / whole:.3g}, what measured steps show" if shifted else ""
-    )
+    how = f"terms of plan/steptime.py: {said}"
+    how += f"; times {value / whole:.3g}, what {learnt} show" if learnt else ""
     loses = ""
     if at != first:
         lost = value / float(seconds[first]) - 1
@@ -184,7 +198,7 @@ def _ranked(
             loses += f", most of it in {most.replace('_', ' ')}"
     return RankedLayout(
         layout=grid.layout(at),
-        step=within(value, factor, how, "measured" if shifted else "prior"),
+        step=within(value, factor, how, "measured" if learnt else "prior"),
         terms=terms,
         binds=binds,
         memory=need,
@@ -240,45 +254,6 @@ def describe(layout: Layout) -> str:
     if layout.recompute != "none":
         parts.append(f"{layout.recompute} recompute")
     return ", ".join(parts) + f", {layout.precision}"
-
-
-def _learnt(grid: Grid, run: tuple[Shape, Recipe], place: Place) -> tuple[np.ndarray, np.ndarray]:
-    """Log shift, and half-width of the log interval (else infinite), by this model's steps measured here."""
-    shift, log90 = np.zeros(len(grid)), np.full(len(grid), np.inf)
-    weights = np.zeros(len(grid))
-    for step in place.measured:
-        if step.hw != place.device.id or step.seconds <= 0 or not _same_model(step.shape, run[0]):
-            continue
-        forecast = step_seconds(step.shape, step.recipe, step.layout, place.device)
-        apart = _apart(grid, step, run[1])
-        weight = np.exp(-apart)
-        shift += weight * math.log(step.seconds / forecast)
-        weights += weight
-        log90 = np.minimum(log90, _NEAR_LOG90 + _APART_LOG90 * apart)
-    return shift / np.maximum(weights, 1e-9), log90
-
-
-def _apart(grid: Grid, step: MeasuredStep, recipe: Recipe) -> np.ndarray:
-    """Sum of log ratios by which layouts differ from the measured one, and what is done otherwise."""
-    columns, degrees = grid.columns, step.layout.degrees
-    data = step.layout.processes // degrees.model
-    sequences = step.recipe.batch_tokens // step.shape.context_tokens // data
-    have = {
-        "tensor": degrees.tensor,
-        "pipeline": degrees.pipeline,
-        "context": degrees.context,
-        "data": data,
-        "micro": step.layout.micro_batch_sequences or max(sequences // degrees.pipeline, 1),
-    }
-    apart = sum(np.abs(np.log(columns[name] / value)) for name, value in have.items())
-    other = (columns["recompute"] != RECOMPUTES.index(step.layout.recompute)).astype(float)
-    other += np.array([name for name, _ in SCHEDULES])[columns["schedule"]] != degrees.schedule
-    return apart + other + abs(math.log(recipe.batch_tokens / step.recipe.batch_tokens))
-
-
-def _same_model(one: Shape, other: Shape) -> bool:
-    names = ("num_layers", "width", "num_heads", "ffn_width", "context_tokens")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def step_seconds(shape: Shape, recipe: Recipe, layout: Layout, device: Device) -> float:

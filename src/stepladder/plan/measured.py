@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepladder.errors import PlanError
-from stepladder.models.count import count_params
+from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.layout import mesh_sizes, micro_sequences
-from stepladder.records import Degrees, Layout, Plan, Recipe, Shape
+from stepladder.records import Degrees, Layout, Observation, Plan, Recipe, Shape
 from stepladder.store import write_text
 
 MEASURED_FILE, FRAMEWORK = "measured.csv", "stepladder"
@@ -47,6 +47,24 @@ def step_of(plan: Plan, seconds: float, peak_bytes: float, hw: str) -> MeasuredS
         layout=plan.layout,
         seconds=seconds,
         peak_bytes=peak_bytes,
+    )
+
+
+def observation_of(step: MeasuredStep) -> Observation:
+    """One step as a run, for what fits seconds."""
+    flops = train_flops_per_token(step.shape) * step.recipe.batch_tokens
+    return Observation(
+        run=step.name,
+        params=count_params(step.shape).total,
+        tokens=step.recipe.batch_tokens,
+        loss=math.nan,
+        flops=flops,
+        seconds=step.seconds,
+        notes={
+            "batch_tokens": step.recipe.batch_tokens,
+            "threads": step.layout.threads,
+            "processes": step.layout.processes,
+        },
     )
 
 

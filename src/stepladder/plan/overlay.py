@@ -1,4 +1,4 @@
-"""A path to hardware.toml in; devices, prices, power and grids of a user out, which win over the catalogue.
+"""A folder in; what a user knows better than the catalogue out: hardware.toml, and steps in measured.csv.
 
 pue = 1.12
 usd_per_kwh = 0.11
@@ -24,6 +24,7 @@ from typing import Any
 from stepladder.errors import PlanError, did_you_mean
 from stepladder.plan.derive import exact, within
 from stepladder.plan.hardware import Device, Links, Node, aged_log_sd, catalogue, years_since
+from stepladder.plan.measured import MEASURED_FILE, MeasuredStep, read_measured
 from stepladder.records import Derived
 
 NAME = "hardware.toml"
@@ -47,7 +48,10 @@ _MEASURED_FACTOR80 = 1.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overlay:
-    """What a user knows better, by device id ("this": this machine) or by region in capitals."""
+    """What a user knows better, by device id ("this": this machine) or by region in capitals.
+
+    `steps` are measured ones of our trainer, of any device.
+    """
 
     devices: Mapping[str, Device] = field(default_factory=dict)
     usd_per_hour: Mapping[str, Derived] = field(default_factory=dict)
@@ -55,15 +59,24 @@ class Overlay:
     mfu: Mapping[str, Derived] = field(default_factory=dict)
     grids: Mapping[str, Derived] = field(default_factory=dict)
     site: Mapping[str, Derived] = field(default_factory=dict)
+    steps: tuple[MeasuredStep, ...] = ()
 
 
 NONE = Overlay()
 
 
 def overlay_in(folder: Path, today: date | None = None) -> Overlay:
-    """The overlay of hardware.toml in a folder; an empty one where there is none."""
+    """What hardware.toml and tables of measured steps in a folder say; an empty overlay where none is there."""
     path = folder / NAME
-    return load_overlay(path, today) if path.exists() else NONE
+    found = load_overlay(path, today) if path.exists() else NONE
+    steps = tuple(step for table in measured_in(folder) for step in read_measured(table))
+    return replace(found, steps=steps) if steps else found
+
+
+def measured_in(folder: Path) -> list[Path]:
+    """Tables of measured steps beside a brief: what `calibrate` wrote, and what a ladder recorded."""
+    tables = (folder / MEASURED_FILE, folder / "ladder" / MEASURED_FILE)
+    return [table for table in tables if table.exists()]
 
 
 def load_overlay(path: Path, today: date | None = None) -> Overlay:

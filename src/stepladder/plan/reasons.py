@@ -41,6 +41,7 @@ def numbers_of(problem: Problem, best: Candidate, sizes: int, loss: Derived) -> 
         "steps": exact(best.tokens // recipe.batch_tokens, "`tokens` / `batch_tokens`"),
         "tokens_per_param": exact(best.tokens / params, "`tokens` / `params`"),
         "seconds_per_token": each,
+        "step_seconds": times("`seconds_per_token` x `batch_tokens`", each, scale=recipe.batch_tokens),
         "peak_bytes": best.memory.total,
     }
     if not problem.throughput.points:

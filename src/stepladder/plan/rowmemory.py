@@ -47,7 +47,7 @@ _FRAMEWORKS = {
 # recomputed, and after a measured row of its kin.
 LOG90, _UNSTATED_LOG90, _NEAR_LOG90 = 0.21, 0.35, 0.12
 # By what the layouts' degrees and micro-batch differ (sum of log ratios), a measured error counts less.
-_FORGET = 2.0
+FORGET = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,4 +231,4 @@ def _likeness(one: Mapping[str, str], row: Mapping[str, str]) -> float:
     """1 for the same layout, less the more degrees and micro-batch differ."""
     names = ("dp", "tp", "pp", "cp", "mbs")
     apart = sum(abs(math.log(number(one, name, 1) / number(row, name, 1))) for name in names)
-    return math.exp(-apart / _FORGET)
+    return math.exp(-apart / FORGET)

@@ -8,13 +8,18 @@ from stepladder.models.count import train_flops_per_token
 from stepladder.plan.derive import times, within
 from stepladder.plan.hardware import Device
 from stepladder.plan.layoutsearch import LayoutChoice, Place, describe, rank_layouts
+from stepladder.plan.measured import MeasuredStep
+from stepladder.plan.near import measured_need
 from stepladder.plan.rates import MIN_STEPS, shortest_run
 from stepladder.plan.search import RECOMPUTE, Candidate, Problem, search, whole_batch
 from stepladder.plan.throughput import assumed_throughput
 from stepladder.records import Derived, Recipe, Shape
 
 
-def place_of(problem: Problem, device: Device | None) -> Place | None:
+Steps = tuple[MeasuredStep, ...]
+
+
+def place_of(problem: Problem, device: Device | None, measured: Steps = ()) -> Place | None:
     """Where GPUs train; None for a CPU, whose speed comes from its own runs, and for other devices."""
     layout = problem.site.layout
     if any(shape.experts.count for shape in problem.shapes):
@@ -23,13 +28,14 @@ def place_of(problem: Problem, device: Device | None) -> Place | None:
         return None
     device = replace(device, mem_bytes=problem.site.memory_bytes)
     given = problem.brief.override.get("precision")
-    return Place(base=layout, device=device, precisions=(layout.precision,) if given else ("bf16", "fp32"))
+    known = (layout.precision,) if given else ("bf16", "fp32")
+    return Place(base=layout, device=device, precisions=known, measured=measured)
 
 
-def with_layout_speed(problem: Problem, device: Device | None) -> Problem:
-    """Where no step was measured, the speed of the best layout of the best size instead of a usual share of
+def with_layout_speed(problem: Problem, device: Device | None, measured: Steps = ()) -> Problem:
+    """Where no whole run was measured, the speed of the best layout of the best size instead of a usual share of
     the peak; what the user gave stays."""
-    place = place_of(problem, device)
+    place = place_of(problem, device, measured)
     is_known = problem.throughput.points or problem.site.flops_per_second.source == "user"
     if place is None or is_known:
         return problem
@@ -42,7 +48,7 @@ def with_layout_speed(problem: Problem, device: Device | None) -> Problem:
     again = RECOMPUTE if best.layout.recompute == "full" else 1.0
     rate = again * flops / best.step.value
     how = f"{describe(best.layout)}: {best.step.how}"
-    number = within(rate, best.step.high / best.step.value, how, "prior")
+    number = within(rate, best.step.high / best.step.value, how, best.step.source)
     return replace(
         problem,
         site=replace(problem.site, flops_per_second=number),
@@ -65,12 +71,14 @@ def _first_guess(problem: Problem) -> tuple[Shape, Recipe]:
 
 
 def with_best_layout(
-    problem: Problem, best: Candidate, device: Device | None
+    problem: Problem, best: Candidate, device: Device | None, measured: Steps = ()
 ) -> tuple[Candidate, LayoutChoice | None]:
     """The run in the fastest layout that fits, and the choice; a layout whose speed was measured stays."""
-    place = place_of(problem, device)
+    place = place_of(problem, device, measured)
     if place is None or problem.throughput.points:
-        return best, None
+        here = [step for step in measured if step.hw == ("cpu" if best.layout.device == "cpu" else "")]
+        need = measured_need(here, (best.shape, best.recipe), best.layout, problem.site.memory_bytes)
+        return replace(best, memory=need), None
     try:
         choice = rank_layouts(best.shape, best.recipe, place)
     except PlanError:

@@ -39,7 +39,7 @@ class Spread:
 SPREAD = Spread(terms=0.478, accelerator=0.072, model=0.148, reach=2.413, noise=0.076)
 Z90 = 1.5
 # A framework, accelerator or network that no fitted row had: no data says how far it is off. A judgement.
-_UNLIKE_LOG_SD = 0.2
+UNLIKE_LOG_SD = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ def forecast(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of log seconds of each row; no row may be refused."""
     logs, kin = described(rows, rule)
-    extra = np.array([unlike(row) for row in rows]) * _UNLIKE_LOG_SD**2
+    extra = np.array([unlike(row) for row in rows]) * UNLIKE_LOG_SD**2
     if not measured:
         return logs, np.sqrt(spread_of(kin, spread) + extra)
     known, near = described(measured, rule)
@@ -77,14 +77,18 @@ def described(rows: Sequence[Row], rule: Rule = FITTED) -> tuple[np.ndarray, Kin
     """Log seconds by the constants alone, and what makes the rows alike."""
     config = config_of(rows)
     logs = np.log(step_seconds(config, rule))
-    layout = np.log([[number(row, name, 1.0) for name in _LAYOUT] for row in rows])
     return logs, Kin(
         slopes=slopes(config, rule, logs),
         site=_keys(rows, ("group",) if any(row.get("group") for row in rows) else ("hw", "framework")),
         accelerator=_keys(rows, ("hw",)),
         model=_keys(rows, _MODEL),
-        layout=layout * np.array(list(_LAYOUT.values())),
+        layout=weighed(**{name: np.array([number(row, name, 1.0) for row in rows]) for name in _LAYOUT}),
     )
+
+
+def weighed(**columns: np.ndarray) -> np.ndarray:
+    """Logarithms of tp, mbs, seq, pp, dp, ga and cp (rows x 7), by how much errors of the terms follow each."""
+    return np.stack([weight * np.log(columns[name]) for name, weight in _LAYOUT.items()], axis=1)
 
 
 def slopes(config: Config, rule: Mapping[str, float], logs: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ class Throughput:
         step = f"{self.per_step * 1e3:.3g} ms / `batch_tokens` + " if self.per_step else ""
         text = (
             f"{step}{self.overhead * 1e6:.3g} µs + `flops_per_token` / {1 / self.seconds_per_flop:.3g} FLOP/s"
-            f", fitted to {self.points} measured runs"
+            f", fitted to {self.points} {self.source}"
         )
         if math.isfinite(self.left_out):
             text += f" (each forecast from the others: median error {self.left_out:.1%})"
@@ -117,7 +117,7 @@ def fit_throughput(observations: Sequence[Observation], speedup: Derived | None 
         points=len(rows),
         left_out=float(np.median(np.abs(np.expm1(errors)))) if errors.size else math.nan,
         speedup=speedup or exact(1.0, "the target runs in the layout that was measured"),
-        source="measured",
+        source="measured runs",
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,8 @@ def calibrate(
         expected, named = 0.0, {}
     else:
         wanted = read_plan(plan)
+        # The runs lie elsewhere, and a plan names its corpus as seen from its own folder.
+        wanted = replace(wanted, corpus=str((plan.parent / wanted.corpus).resolve()))
         named = chosen(wanted, [name.strip() for name in layouts.split(",") if name.strip()])
         each = wanted.numbers["seconds"].high / max(wanted.steps, 1)
         # Starting processes and one held-out pass take about as long as ten seconds and a few steps.
@@ -65,6 +68,5 @@ def calibrate(
     for step in found:
         print(f"{step.name}: {step.seconds:.4g} s a step, {step.peak_bytes / 2**30:.3g} GiB a process")
     print(f"wrote {out}")
-    if any(step.hw != "cpu" for step in found):
-        print(f"next: stepladder plan --configs configs.csv --measured {out} --out table.csv")
+    print("next: stepladder plan, which reads it beside the brief")
     return 0
