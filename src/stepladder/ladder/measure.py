@@ -103,7 +103,7 @@ def _gpu_id() -> str:
 
 
 def rows_from_ladder(folder: Path) -> list[MeasuredStep]:
-    """The rungs of a ladder as measured steps, for free; unfinished, diverged and very short runs are left out."""
+    """The rungs of a ladder as measured steps, for free; unfinished, diverged and short ones left out."""
     found = []
     for path in sorted(folder.glob("*@*/run.json")):
         if read_json(path).get("status") == "ok" and (path.parent / METRICS_FILE).exists():

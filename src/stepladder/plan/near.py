@@ -1,7 +1,7 @@
 """Layouts of a model, and steps that were measured on the same device, in; what these say of them out.
 
 Seconds: the Gaussian posterior of `plan/stepcalibrate.py`, in which steps of any model move the constants
-that their terms depend on. Bytes: the error of peaks of the same model, less the further apart two layouts are.
+that their terms depend on. Bytes: errors of peaks of the same model, less the further apart two layouts are.
 """
 
 import math
@@ -109,7 +109,7 @@ def _kin(cost: GridCost, grid: Grid, shape: Shape) -> Kin:
 def factor_on_bytes(
     steps: Sequence[MeasuredStep], grid: Grid, shape: Shape, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What measured peaks of this model say of each layout: a factor, and the weight of the nearest, 0 to 1."""
+    """What measured peaks of this model say of layouts: a factor, and the weight of the nearest (0 to 1)."""
     total, most, error = np.zeros(len(grid)), np.zeros(len(grid)), np.zeros(len(grid))
     for step in steps:
         if not step.peak_bytes > 0 or not _same_model(step.shape, shape):

@@ -66,7 +66,7 @@ NONE = Overlay()
 
 
 def overlay_in(folder: Path, today: date | None = None) -> Overlay:
-    """What hardware.toml and tables of measured steps in a folder say; an empty overlay where none is there."""
+    """What hardware.toml and tables of measured steps in a folder say; empty where none is there."""
     path = folder / NAME
     found = load_overlay(path, today) if path.exists() else NONE
     steps = tuple(step for table in measured_in(folder) for step in read_measured(table))

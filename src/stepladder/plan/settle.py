@@ -15,7 +15,6 @@ from stepladder.plan.search import RECOMPUTE, Candidate, Problem, search, whole_
 from stepladder.plan.throughput import assumed_throughput
 from stepladder.records import Derived, Recipe, Shape
 
-
 Steps = tuple[MeasuredStep, ...]
 
 
@@ -33,8 +32,8 @@ def place_of(problem: Problem, device: Device | None, measured: Steps = ()) -> P
 
 
 def with_layout_speed(problem: Problem, device: Device | None, measured: Steps = ()) -> Problem:
-    """Where no whole run was measured, the speed of the best layout of the best size instead of a usual share of
-    the peak; what the user gave stays."""
+    """Where no whole run was measured, the speed of the best layout of the best size instead of a usual share
+    of the peak; what the user gave stays."""
     place = place_of(problem, device, measured)
     is_known = problem.throughput.points or problem.site.flops_per_second.source == "user"
     if place is None or is_known:

@@ -87,7 +87,7 @@ def described(rows: Sequence[Row], rule: Rule = FITTED) -> tuple[np.ndarray, Kin
 
 
 def weighed(**columns: np.ndarray) -> np.ndarray:
-    """Logarithms of tp, mbs, seq, pp, dp, ga and cp (rows x 7), by how much errors of the terms follow each."""
+    """Logarithms of tp, mbs, seq, pp, dp, ga, cp (rows x 7), by how much errors of the terms follow each."""
     return np.stack([weight * np.log(columns[name]) for name, weight in _LAYOUT.items()], axis=1)
 
 
