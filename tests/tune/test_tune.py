@@ -20,9 +20,10 @@ from stepladder.models import hf  # noqa: E402
 from stepladder.store import write_json  # noqa: E402
 from stepladder.train.loop import Stopped  # noqa: E402
 from stepladder.tune import run as runs  # noqa: E402
+from stepladder.tune.adapters import Part, adapter_of  # noqa: E402
 from stepladder.tune.batches import Encoded  # noqa: E402
-from stepladder.tune.heads import Classifier, LinearProbe, load_classifier, save_classifier  # noqa: E402
-from stepladder.tune.objective import compute_features, predict_logits  # noqa: E402
+from stepladder.tune.heads import LinearProbe, TaskModel, load_tuned, save_tuned  # noqa: E402
+from stepladder.tune.labels import Labels  # noqa: E402
 from stepladder.tune.predict import predict_lines  # noqa: E402
 from stepladder.tune.run import TuneJob, TuneOptions, tune_task  # noqa: E402
 from stepladder.tune.tasks import write_task  # noqa: E402
@@ -73,11 +74,9 @@ def test_every_method_learns_and_keeps_its_best_weights(tuned, word_task, method
     assert right > (0.7 if method == "frozen" else 0.95)
     done = json.loads((tuned / f"{method}-0" / "done.json").read_text())
     scores = [
-        r["heldout_accuracy"]
-        for r in read_rows(tuned / f"{method}-0" / "metrics.jsonl")
-        if "heldout_accuracy" in r
+        r["heldout_score"] for r in read_rows(tuned / f"{method}-0" / "metrics.jsonl") if "heldout_score" in r
     ]
-    assert max(scores) == done["dev_accuracy"]
+    assert max(scores) == done["dev_score"]
     assert len(scores) == QUICK.epochs
 
 
@@ -114,7 +113,7 @@ def test_predict_gives_what_tuning_predicted(tuned, word_task):
 def test_predict_refuses_bad_rows_and_other_folders(tuned, network_folder):
     with pytest.raises(TaskError, match="line 2: not JSON"):
         next(predict_lines(tuned / "full-0", [b'{"text": "a"}', b"{"]))
-    with pytest.raises(TaskError, match="no tuned classifier"):
+    with pytest.raises(TaskError, match="no tuned model"):
         next(predict_lines(network_folder, [b'{"text": "a"}']))
 
 
@@ -133,19 +132,19 @@ def test_a_run_that_was_stopped_ends_with_the_same_predictions(
 
 def test_patience_ends_a_run_early(tmp_path, word_task, network_folder, corpus):
     # Labels that have nothing to do with the texts: dev gets worse while training gets better.
-    shuffled = [dataclasses.replace(e, label="ab"[at % 2]) for at, e in enumerate(word_task.train)]
+    shuffled = [dataclasses.replace(e, targets=("ab"[at % 2],)) for at, e in enumerate(word_task.train)]
     task = dataclasses.replace(
         word_task, train=tuple(shuffled[:60]), dev=tuple(shuffled[60:]), labels=("a", "b")
     )
-    test = tuple(dataclasses.replace(e, label="a") for e in word_task.test)
+    test = tuple(dataclasses.replace(e, targets=("a",)) for e in word_task.test)
     write_task(dataclasses.replace(task, test=test), tmp_path)
     options = dataclasses.replace(QUICK, epochs=40, patience=3, rate=1.0)
     out = tune_here(make_job(tmp_path, "full", network_folder, corpus, options))
-    rows = [row for row in read_rows(out / "metrics.jsonl") if "heldout_accuracy" in row]
-    scores = [(row["heldout_accuracy"], -row["heldout_loss"]) for row in rows]
+    rows = [row for row in read_rows(out / "metrics.jsonl") if "heldout_score" in row]
+    scores = [(row["heldout_score"], -row["heldout_loss"]) for row in rows]
     assert len(scores) < 40
     assert scores.index(max(scores)) == len(scores) - 1 - options.patience
-    assert max(scores)[0] == json.loads((out / "done.json").read_text())["dev_accuracy"]
+    assert max(scores)[0] == json.loads((out / "done.json").read_text())["dev_score"]
 
 
 def test_processes_tune_and_a_second_call_finds_all_done(tmp_path, word_task, network_folder, corpus):
@@ -197,37 +196,42 @@ def test_options_are_checked_all_at_once():
         runs.check_options(TuneOptions(epochs=0, rate=-1, patience=-2))
 
 
+def part_of(texts: list[np.ndarray]) -> Part:
+    return Part(examples=(), rows=Encoded(texts=texts, targets=np.zeros(len(texts), dtype=np.int64)))
+
+
 def test_padding_does_not_change_features(network_folder):
     for pool in ("mean", "last"):
-        model = Classifier(hf.load_folder(network_folder), 3, pool).eval()
+        model = TaskModel(hf.load_folder(network_folder), 3).eval()
+        adapter = Labels(kind="classification", labels=("a", "b", "c"), pool=pool)
         texts = [np.arange(1, n + 1) for n in (3, 9, 30)]
-        together = compute_features(model, Encoded(texts=texts, labels=np.zeros(3, dtype=np.int64)))
-        for text, features in zip(texts, together, strict=True):
-            alone = compute_features(model, Encoded(texts=[text], labels=np.zeros(1, dtype=np.int64)))
-            assert torch.allclose(alone[0], features, atol=1e-5)
+        for text, features in zip(texts, adapter.features(model, part_of(texts)), strict=True):
+            assert torch.allclose(adapter.features(model, part_of([text]))[0], features, atol=1e-5)
 
 
 def test_a_probe_folds_into_the_head(network_folder):
-    model = Classifier(hf.load_folder(network_folder), 3, "mean").eval()
-    encoded = Encoded(texts=[np.arange(1, n) for n in range(3, 20)], labels=np.zeros(17, dtype=np.int64))
-    features = compute_features(model, encoded)
+    model = TaskModel(hf.load_folder(network_folder), 3).eval()
+    adapter = Labels(kind="classification", labels=("a", "b", "c"))
+    part = part_of([np.arange(1, n) for n in range(3, 20)])
+    features = adapter.features(model, part)
     probe = LinearProbe(features, 3)
-    torch.nn.init.normal_(probe.class_head.weight, generator=torch.Generator().manual_seed(0))
-    torch.nn.init.normal_(probe.class_head.bias, generator=torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(probe.task_head.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(probe.task_head.bias, generator=torch.Generator().manual_seed(1))
     probe.fold_into(model)
-    assert torch.allclose(probe(features), predict_logits(model, encoded), atol=1e-4)
+    assert torch.allclose(probe(features), adapter.all_outputs(model, part), atol=1e-4)
 
 
-def test_a_classifier_folder_round_trip(tmp_path, network_folder, corpus):
-    model = Classifier(hf.load_folder(network_folder), 2, "last").eval()
-    torch.nn.init.normal_(model.class_head.weight)
-    save_classifier(model, ("no", "yes"), tmp_path, (corpus / "tokenizer.json").read_text())
-    again, labels = load_classifier(tmp_path)
-    assert labels == ("no", "yes")
-    assert again.pool == "last"
+def test_a_tuned_folder_round_trip(tmp_path, network_folder, corpus):
+    model = TaskModel(hf.load_folder(network_folder), 2).eval()
+    torch.nn.init.normal_(model.task_head.weight)
+    card = Labels(kind="classification", labels=("no", "yes"), pool="last")
+    save_tuned(model, runs.to_json(card), tmp_path, (corpus / "tokenizer.json").read_text())
+    again, read = load_tuned(tmp_path)
+    assert card == adapter_of(read)
     for (name, first), (_, second) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(first, second), name
 
 
 def test_names_of_methods_agree_with_the_table():
-    assert {"full": tables.TUNED, "frozen": tables.FROZEN, "scratch": tables.SCRATCH} == runs.METHODS
+    expected = {"full": tables.TUNED, "lora": "LoRA", "frozen": tables.FROZEN, "scratch": tables.SCRATCH}
+    assert expected == runs.METHODS

@@ -7,23 +7,27 @@ import numpy as np
 
 # Batches are cut from runs of this many batches sorted by length: little padding, still well mixed.
 _SORTED_BATCHES = 16
+# A forward pass takes at most so many tokens, padding counted (or one row): what long texts need of memory.
+PASS_TOKENS = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """ids (B, T) padded on the right with 0, lengths (B,), labels (B,); all int64."""
+    """ids (B, T) padded on the right with 0 and lengths (B,), int64; targets (B, ...) as the kind of task
+    has them.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """Token ids of each text, cut to the context, with label numbers (-1 where unknown)."""
+    """Token ids of each row, cut to the context, with its targets."""
 
     texts: Sequence[np.ndarray]
-    labels: np.ndarray
+    targets: np.ndarray
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -34,14 +38,21 @@ class Encoded:
         ids = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
         for at, row in enumerate(rows):
             ids[at, : lengths[at]] = self.texts[row]
-        return Batch(ids=ids, lengths=lengths, labels=self.labels[rows])
+        return Batch(ids=ids, lengths=lengths, targets=self.targets[rows])
 
     def by_length(self, batch_examples: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """All rows once, longest first, with their row numbers: for evaluation and prediction."""
         order = np.argsort([-len(text) for text in self.texts], kind="stable")
         for start in range(0, len(order), batch_examples):
-            rows = order[start : start + batch_examples]
-            yield rows, self.batch(rows)
+            for rows in self.passes(order[start : start + batch_examples]):
+                yield rows, self.batch(rows)
+
+    def passes(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The rows in as few parts as `PASS_TOKENS` allows."""
+        longest = max(len(self.texts[row]) for row in rows)
+        most = max(PASS_TOKENS // longest, 1)
+        for start in range(0, len(rows), most):
+            yield rows[start : start + most]
 
 
 class TaskBatches:
@@ -59,12 +70,12 @@ class TaskBatches:
         return len(self._examples) // self.batch_examples
 
     def next(self) -> list[Batch]:
-        """The next batch, as one micro-batch."""
+        """The next batch, as one micro-batch or, where its rows are long, as several."""
         epoch, at = divmod(self.consumed // self.batch_examples, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._order_of(epoch)
         self.consumed += self.batch_examples
-        return [self._examples.batch(self._order[at])]
+        return [self._examples.batch(rows) for rows in self._examples.passes(self._order[at])]
 
     def _order_of(self, epoch: int) -> np.ndarray:
         """Row numbers (batches, examples) of an epoch; sorting by length happens within shuffled runs."""

@@ -2,18 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
+from stepladder.records import Shape
 
 # A token spells at most this many characters of ordinary text; longer texts are cut before they are encoded.
-_CHARACTERS_PER_TOKEN = 32
+CHARACTERS_PER_TOKEN = 32
 
 
-def encode_texts(folder: Path, texts: Sequence[str], context_tokens: int) -> list[np.ndarray]:
-    """Ids of each text, at least one and at most `context_tokens`."""
-    tokenizer = load_tokenizer(folder)
-    cut = [text[: context_tokens * _CHARACTERS_PER_TOKEN] for text in texts]
-    encoded = [np.asarray(ids[:context_tokens], dtype=np.int64) for ids in tokenizer.encode_batch(cut)]
-    return [ids if len(ids) else np.zeros(1, dtype=np.int64) for ids in encoded]
+class Coder:
+    """A tokenizer and the network that reads its ids. `pool` is how states become one for a text."""
+
+    def __init__(self, folder: Path, shape: Shape, pool: Literal["mean", "last"] = "mean") -> None:
+        self.tokenizer = load_tokenizer(folder)
+        self.context_tokens, self.is_causal, self.pool = shape.context_tokens, shape.causal, pool
+        # Ids from here on are padding of the network's vocabulary.
+        self.usable_ids = min(self.tokenizer.vocab_size, shape.vocab_size)
+
+    def texts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, at least one and at most the context."""
+        cut = [text[: self.context_tokens * CHARACTERS_PER_TOKEN] for text in texts]
+        encoded = self.tokenizer.encode_batch(cut)
+        rows = [np.asarray(ids[: self.context_tokens], dtype=np.int64) for ids in encoded]
+        return [ids if len(ids) else np.zeros(1, dtype=np.int64) for ids in rows]

@@ -178,6 +178,13 @@ def row_of(example: Example, kind: Kind) -> dict[str, Any]:
     return row | {"group": example.group} | ({"weak": True} if example.weak else {})
 
 
+def gold_of(example: Example, kind: Kind) -> Any:
+    """What a predictions.jsonl says under "gold": a label, labels, a rating, accepted answers, or a text."""
+    if kind in ("multilabel", "span", "answer"):
+        return list(example.targets)
+    return float(example.label) if kind == "rating" else example.label
+
+
 def example_of(row: Mapping[str, Any], kind: Kind, group: str, *, labelled: bool = True) -> Example:
     """One row, checked; `group` is what it is called that names no group. Questions about one context are
     one group, so that no split has a context on both sides.

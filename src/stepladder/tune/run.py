@@ -23,9 +23,14 @@ from stepladder.records import Layout, Plan, from_json, to_json
 from stepladder.store import DONE_FILE, fingerprint, open_artefact, read_json, write_json
 from stepladder.tune.tasks import Task, write_task
 
-Method = Literal["full", "frozen", "scratch"]
+Method = Literal["full", "lora", "frozen", "scratch"]
 # What a table calls them.
-METHODS: dict[Method, str] = {"full": "fine-tuned", "frozen": "frozen features", "scratch": "from scratch"}
+METHODS: dict[Method, str] = {
+    "full": "fine-tuned",
+    "lora": "LoRA",
+    "frozen": "frozen features",
+    "scratch": "from scratch",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +39,7 @@ class TuneOptions:
 
     The best weights on dev are kept. Tuning ends when `patience` dev scores in a row were no better than one
     before (0: never). `precision` "auto" is that of the run's own plan, which was chosen by measurement, else
-    fp32.
+    fp32. Adapters of LoRA have `lora_rank` columns and are added `lora_alpha / lora_rank` times.
     """
 
     methods: tuple[Method, ...] = ("full", "scratch")
@@ -47,6 +52,8 @@ class TuneOptions:
     patience: int = 4
     evaluations_per_epoch: int = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +144,7 @@ def check_options(options: TuneOptions) -> None:
     """Refuse options that no run can have; all problems at once."""
     problems = [f"unknown method {m!r}" for m in options.methods if m not in METHODS]
     problems += [] if options.methods else ["no method"]
-    counts = ("seeds", "epochs", "batch_examples", "evaluations_per_epoch")
+    counts = ("seeds", "epochs", "batch_examples", "evaluations_per_epoch", "lora_rank")
     problems += [f"{name} = {getattr(options, name)}" for name in counts if getattr(options, name) < 1]
     problems += [] if options.rate > 0 else [f"rate = {options.rate}"]
     others = ("weight_decay", "patience")

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import torch
 from torch import nn
 
 from stepladder.errors import StepladderError, TaskError
 from stepladder.models.export import read_shape, weights_folder
 from stepladder.models.hf import load_folder, random_network
-from stepladder.records import Layout, Recipe, from_json
+from stepladder.records import Layout, Recipe, from_json, to_json
 from stepladder.store import DONE_FILE, read_json, write_json, write_text
 from stepladder.train.choices import usual_attention
 from stepladder.train.loop import Job, Stopped, train
@@ -35,17 +34,14 @@ from stepladder.train.objective import Objective
 from stepladder.train.parallel import Ranks
 from stepladder.train.settle import use_fast_fp32
 from stepladder.train.worker import end_with_owner
-from stepladder.tune.batches import Encoded, TaskBatches
-from stepladder.tune.encode import encode_texts
-from stepladder.tune.heads import Classifier, LinearProbe, save_classifier
-from stepladder.tune.objective import (
-    BestKeeper,
-    Classify,
-    FeatureBatches,
-    Probe,
-    compute_features,
-    predict_logits,
-)
+from stepladder.tune.adapters import Adapter, Part, adapter_for
+from stepladder.tune.batches import TaskBatches
+from stepladder.tune.encode import Coder
+from stepladder.tune.heads import LinearProbe, TaskModel, save_tuned
+from stepladder.tune.labels import Labels
+from stepladder.tune.lora import add_lora, merge_lora
+from stepladder.tune.objective import BestKeeper, FeatureBatches, Probe, Tuning
+from stepladder.tune.rows import gold_of
 from stepladder.tune.run import METHODS, TuneJob
 from stepladder.tune.tasks import load_task
 
@@ -53,14 +49,16 @@ EXIT_USER_ERROR, EXIT_RESUME = 2, 75
 _PROGRESS_SECONDS = 0.5
 # Peak rates of a classifier from scratch at width 64; fine-tuning takes options.rate of them (docs/log.md).
 _EMBED_LR, _HEAD_LR, _HIDDEN_LR = 1.6e-2, 3e-3, 3e-3
+# Adapters start at nothing and bear more.
+_RATES = {"lora": 3.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Texts:
-    """A task as numbers: its splits encoded, its labels in order, the tokenizer's definition."""
+class Encodings:
+    """A task as numbers: the adapter of its kind, its splits, the tokenizer's definition."""
 
-    splits: dict[str, Encoded]
-    labels: tuple[str, ...]
+    adapter: Adapter
+    splits: dict[str, Part]
     tokenizer_json: str
 
 
@@ -75,29 +73,36 @@ class _Stop(threading.Event):
         return super().is_set() or self._outside.is_set()
 
 
-def run_job(job: TuneJob, texts: Texts, stop: threading.Event, on_step: Callable[..., None]) -> None:
+def run_job(job: TuneJob, task: Encodings, stop: threading.Event, on_step: Callable[..., None]) -> None:
     """Tune, keep the best weights on dev, predict the test split; a job that is done is left as it is.
+
+    `on_step` hears (step, examples, loss).
 
     Raises:
         Stopped: `stop` was set from outside.
         TaskError: the loss diverged.
     """
-    out = Path(job.out)
+    out, adapter, dev = Path(job.out), task.adapter, task.splits["dev"]
     if (out / DONE_FILE).exists():
         return
     started = time.perf_counter()
-    model = build_classifier(job, len(texts.labels))
+    model = build_model(job, adapter)
     keeper = BestKeeper(out, job.options.patience, _Stop(stop))
-    labels = {split: torch.from_numpy(encoded.labels) for split, encoded in texts.splits.items()}
-    if job.method == "frozen":
-        features = {split: compute_features(model, texts.splits[split]) for split in ("train", "dev")}
-        trained = LinearProbe(features["train"], len(texts.labels))
-        objective = Probe(features["dev"], labels["dev"], keeper)
-        batches = FeatureBatches(features["train"], labels["train"], job.options.batch_examples, job.seed)
+    trained: nn.Module = model
+    if job.method == "frozen" and isinstance(adapter, Labels):
+        features = {split: adapter.features(model, task.splits[split]) for split in ("train", "dev")}
+        trained = LinearProbe(features["train"], adapter.outputs)
+        objective: Objective = Probe(adapter, features["dev"], dev, keeper)
+        targets = task.splits["train"].rows.targets
+        batches = FeatureBatches(features["train"], targets, job.options.batch_examples, job.seed)
     else:
-        trained, objective = model, Classify(texts.splits["dev"], keeper)
-        batches = TaskBatches(texts.splits["train"], job.options.batch_examples, job.seed)
+        objective = Tuning(adapter, dev, keeper)
+        batches = TaskBatches(task.splits["train"].rows, job.options.batch_examples, job.seed)
     setup_seconds = time.perf_counter() - started
+    counts = {
+        "trained_params": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        "params": sum(parameter.numel() for _, parameter in nn.Module.named_parameters(model)),
+    }
     status = "ok" if keeper.is_exhausted() else _train(trained, objective, batches, keeper, (job, on_step))
     if status != "ok" and not keeper.history():
         raise TaskError(
@@ -106,11 +111,12 @@ def run_job(job: TuneJob, texts: Texts, stop: threading.Event, on_step: Callable
     best = keeper.restore(trained)
     if isinstance(trained, LinearProbe):
         trained.fold_into(model)
-    write_outcome(model.eval(), texts, out)
+    merge_lora(model.network)
+    write_outcome(model.eval(), task, out)
     result = {"method": METHODS[job.method], "seed": job.seed, "status": status}
     result |= {"seconds": round(setup_seconds + last_line(out / METRICS_FILE)["seconds"], 3)}
-    result |= {"dev_accuracy": best.accuracy, "dev_loss": -best.negative_loss}
-    write_json(out / DONE_FILE, result)
+    result |= {"dev_metric": adapter.metric, "dev_score": best.score, "dev_loss": -best.negative_loss}
+    write_json(out / DONE_FILE, result | counts)
 
 
 def _train(
@@ -123,7 +129,7 @@ def _train(
     """Run the training loop to its end, or to the end of patience; the run's status."""
     job, on_step = what
     options = job.options
-    rate = 1.0 if job.method == "scratch" else options.rate
+    rate = _RATES.get(job.method, 1.0) * (1.0 if job.method == "scratch" else options.rate)
     width = read_shape(weights_folder(Path(job.model))).width
     recipe = Recipe(
         batch_tokens=batches.batch_examples,
@@ -144,7 +150,7 @@ def _train(
         steps=batches.steps_per_epoch * options.epochs,
         folder=Path(job.out),
         stop=keeper.stop,
-        on_step=on_step,
+        on_step=lambda step, _, loss: on_step(step, step * batches.batch_examples, loss),
         evaluations=options.epochs * options.evaluations_per_epoch - 1,
     )
     try:
@@ -155,37 +161,29 @@ def _train(
         return "ok"
 
 
-def write_outcome(model: Classifier, texts: Texts, out: Path) -> None:
+def write_outcome(model: TaskModel, task: Encodings, out: Path) -> None:
     """model/ and predictions.jsonl (index, gold, predicted, probability) of the test split."""
-    save_classifier(model, texts.labels, out / "model", texts.tokenizer_json)
-    chances = torch.softmax(predict_logits(model, texts.splits["test"]), dim=-1)
-    sure, numbers = chances.max(dim=-1)
-    lines = []
-    for at, (gold, number) in enumerate(zip(texts.splits["test"].labels, numbers.tolist(), strict=True)):
-        row = {"index": at, "gold": texts.labels[gold], "predicted": texts.labels[number]}
-        row["probability"] = round(float(sure[at]), 6)
-        lines.append(json.dumps(row, ensure_ascii=False))
-    write_text(out / "predictions.jsonl", "\n".join(lines) + "\n")
+    adapter = task.adapter.settle(model, task.splits["dev"])
+    save_tuned(model, to_json(adapter), out / "model", task.tokenizer_json)
+    test = task.splits["test"]
+    pairs = zip(test.examples, adapter.predict(model, test), strict=True)
+    rows = [{"index": at, "gold": gold_of(e, adapter.kind), **said} for at, (e, said) in enumerate(pairs)]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_text(out / "predictions.jsonl", "".join(lines))
 
 
-def encode_task(job: TuneJob) -> Texts:
+def encode_task(job: TuneJob) -> Encodings:
     """Read and tokenise a task; texts are cut to the context."""
     task = load_task(Path(job.task))
-    context = read_shape(weights_folder(Path(job.model))).context_tokens
-    numbers = {label: at for at, label in enumerate(task.labels)}
-    splits = {
-        split: Encoded(
-            texts=encode_texts(Path(job.tokenizer), [example.text for example in members], context),
-            labels=np.asarray([numbers[example.label] for example in members], dtype=np.int64),
-        )
-        for split, members in task.splits().items()
-    }
+    coder = Coder(Path(job.tokenizer), read_shape(weights_folder(Path(job.model))), job.options.pool)
+    adapter = adapter_for(task.kind, task.labels, task.train, coder)
+    splits = {split: adapter.encode(coder, members) for split, members in task.splits().items()}
     definition = (Path(job.tokenizer) / "tokenizer.json").read_text(encoding="utf-8")
-    return Texts(splits=splits, labels=task.labels, tokenizer_json=definition)
+    return Encodings(adapter=adapter, splits=splits, tokenizer_json=definition)
 
 
-def build_classifier(job: TuneJob, num_labels: int) -> Classifier:
-    """The pretrained network, or one of the same shape with the weights that the seed draws."""
+def build_model(job: TuneJob, adapter: Adapter) -> TaskModel:
+    """The pretrained network, or one of the same shape with the weights that the seed draws, and a head."""
     torch.manual_seed(job.seed)
     shape = read_shape(weights_folder(Path(job.model)))
     attention = usual_attention(shape.context_tokens, "cpu", "bf16")
@@ -194,11 +192,13 @@ def build_classifier(job: TuneJob, num_labels: int) -> Classifier:
     else:
         network = load_folder(Path(job.model), attention=attention)
     # The head for next tokens plays no part; where it is tied it is the embedding and stays trainable.
-    if not shape.tied_head:
+    if adapter.outputs and not shape.tied_head:
         network.lm_head.weight.requires_grad_(False)
     if job.method == "frozen":
         network.requires_grad_(False)
-    return Classifier(network, num_labels, job.options.pool)
+    if job.method == "lora":
+        add_lora(network, job.options.lora_rank, job.options.lora_alpha, job.seed)
+    return TaskModel(network, adapter.outputs)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -220,12 +220,11 @@ def main(words: list[str] | None = None) -> int:
     use_fast_fp32()
     try:
         jobs = [from_json(TuneJob, value) for value in read_json(options.jobs)]
-        texts = encode_task(jobs[0]) if jobs else None
+        task = encode_task(jobs[0])
         for job in jobs:
-            assert texts is not None
             if stop.is_set():
                 return EXIT_RESUME
-            run_job(job, texts, stop, _reporter(events, job))
+            run_job(job, task, stop, _reporter(events, job))
             _tell(events, {"event": "done", "out": job.out})
     except Stopped:
         return EXIT_RESUME
@@ -239,11 +238,11 @@ def main(words: list[str] | None = None) -> int:
 def _reporter(events: TextIO, job: TuneJob) -> Callable[..., None]:
     last = 0.0
 
-    def report(step: int, tokens: int, loss: float) -> None:
+    def report(step: int, examples: int, loss: float) -> None:
         nonlocal last
         if (now := time.monotonic()) - last >= _PROGRESS_SECONDS:
             last = now
-            _tell(events, {"event": "progress", "out": job.out, "examples": tokens, "loss": loss})
+            _tell(events, {"event": "progress", "out": job.out, "examples": examples, "loss": loss})
 
     return report
 
