@@ -19,7 +19,7 @@ from stepladder.tune.rows import Example, Kind
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A split as numbers. `rows` are in the order of `examples`, unless the kind says otherwise in `extra`."""
+    """A split as numbers; `rows` are in the order of `examples`, or as the kind says in `extra`."""
 
     examples: Sequence[Example]
     rows: Encoded

@@ -1,4 +1,4 @@
-"""Texts with a label, labels or a rating in; their losses, scores and predictions by a pooled head, out (torch)."""
+"""Texts with a label, labels or a rating in; losses, scores and predictions by a pooled head out (torch)."""
 
 import statistics
 from collections.abc import Sequence
@@ -135,7 +135,7 @@ def _in_order(rows: Encoded, compute: Any) -> Tensor:
 
 
 def best_threshold(chances: Tensor, targets: Tensor) -> tuple[float, float]:
-    """(threshold, micro-F1): half-way between the two chances that it parts best; 0.5 where nothing is best."""
+    """(threshold, micro-F1): half-way between the two chances that it parts best, 0.5 if none."""
     order = chances.flatten().argsort(descending=True, stable=True)
     sorted_chances, hits = chances.flatten()[order].double(), targets.flatten()[order].double().cumsum(0)
     said = torch.arange(1, len(order) + 1, dtype=torch.float64)

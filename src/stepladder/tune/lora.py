@@ -1,8 +1,8 @@
-"""A network in; the same with low-rank adapters beside its projections, and with them merged again, out (torch).
+"""A network in; the same with low-rank adapters, and with them merged into its weights again, out (torch).
 
-Hu et al. 2021, arXiv:2106.09685: y = x W' + alpha / rank * (x A') B', W fixed, B zero at first. Adapters stand
-beside every projection of attention and feed-forward (arXiv:2305.14314 found that to matter more than rank);
-experts have none.
+Hu et al. 2021, arXiv:2106.09685: y = x W' + alpha / rank * (x A') B', W fixed, B zero at first. They stand
+beside every projection of attention and feed-forward (arXiv:2305.14314 found that to matter more than the
+rank); experts have none.
 """
 
 from collections.abc import Iterator
