@@ -36,7 +36,8 @@ class DevScore(NamedTuple):
 class Adapter(Protocol):
     """What a kind of task adds to the loop. `metric` names the score of `judge`."""
 
-    kind: Kind
+    @property
+    def kind(self) -> Kind: ...
 
     @property
     def metric(self) -> str: ...

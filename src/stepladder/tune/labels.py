@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from stepladder.tune.adapters import DevScore, Part
 from stepladder.tune.batches import Batch, Encoded
 from stepladder.tune.encode import Coder
 from stepladder.tune.heads import Pool, TaskModel
-from stepladder.tune.rows import Example
+from stepladder.tune.rows import Example, Kind
 
-_METRICS = {"classification": "accuracy", "multilabel": "micro-F1", "rating": "-MSE"}
+_METRICS: dict[Kind, str] = {"classification": "accuracy", "multilabel": "micro-F1", "rating": "-MSE"}
 _BATCH_EXAMPLES = 64
 
 
@@ -26,7 +26,7 @@ class Labels:
     (one value, standardised with the training ratings' `mean` and `spread`).
     """
 
-    kind: Literal["classification", "multilabel", "rating"]
+    kind: Kind
     labels: tuple[str, ...]
     pool: Pool = "mean"
     threshold: float = 0.5

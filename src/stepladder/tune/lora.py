@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepladder.models.transformer import Transformer
+from stepladder.models.transformer import Attend, FeedForward, Transformer
 
 
 class AdaptedLinear(nn.Module):
@@ -99,9 +99,8 @@ def merge_lora(network: Transformer) -> None:
 
 
 def _projections(network: Transformer, kind: type[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:
-    for block in network.layers:
-        assert isinstance(block, nn.Module)
-        for part in (block.self_attn, block.mlp):
+    for part in network.layers.modules():
+        if isinstance(part, (Attend, FeedForward)):
             for name, layer in part.named_children():
-                if name.endswith("_proj") and isinstance(layer, kind):
+                if isinstance(layer, kind):
                     yield part, name, layer
