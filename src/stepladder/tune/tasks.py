@@ -88,7 +88,7 @@ def read_task(
     if "train" not in parts:
         raise TaskError(f"{path} has no train split", got=", ".join(parts))
     if "dev" not in parts:
-        parts |= split_by_group(parts["train"], {"dev": 0.1}, seed)
+        parts |= split_by_group(parts["train"], {"dev": 0.1}, seed, kind)
     return make_task(name, parts, notes, kind=kind)
 
 
@@ -135,7 +135,8 @@ def split_task(
     kept = list(seen.values())
     said = [f"{len(examples) - len(kept)} repeated texts left out"] if len(kept) < len(examples) else []
     weak = [example for example in kept if example.weak]
-    parts = split_by_group([example for example in kept if not example.weak], {"test": 0.2, "dev": 0.1}, seed)
+    strong = [example for example in kept if not example.weak]
+    parts = split_by_group(strong, {"test": 0.2, "dev": 0.1}, seed, kind)
     held = {example.group for split in ("dev", "test") for example in parts[split]}
     usable = [example for example in weak if example.group not in held]
     if len(usable) < len(weak):
@@ -145,20 +146,23 @@ def split_task(
 
 
 def split_by_group(
-    examples: Sequence[Example], shares: dict[str, float], seed: int
+    examples: Sequence[Example], shares: dict[str, float], seed: int, kind: Kind = "classification"
 ) -> dict[str, list[Example]]:
     """Examples by split: the named ones get their share, "train" the rest; no group is in two splits.
 
-    Groups are dealt label by label (that of a group's first example, where a label is shared at all), so that
-    splits look alike.
+    Groups are dealt label by label (that of a group's first example, where a label is shared at all; ratings
+    by whole numbers, questions by whether they have an answer), so that splits look alike. Where a group is
+    larger than the smallest share, the largest go first, each to the split that lacks most.
     """
-    counts = Counter(example.label for example in examples)
+    counts = Counter(_stratum(example, kind) for example in examples)
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         groups[example.group].append(example)
+    if max(map(len, groups.values()), default=0) > min(shares.values()) * len(examples):
+        return _split_lumps(groups, shares, seed)
     by_label: dict[str, list[str]] = defaultdict(list)
     for group, members in groups.items():
-        label = members[0].label
+        label = _stratum(members[0], kind)
         by_label[label if counts[label] > 1 else ""].append(group)
     parts: dict[str, list[Example]] = {split: [] for split in (*shares, "train")}
     chooser = random.Random(seed)
@@ -177,6 +181,33 @@ def split_by_group(
                 wanted[0] = (split, wanted[0][1] - len(groups[group]))
     for members in parts.values():
         chooser.shuffle(members)
+    return parts
+
+
+def _stratum(example: Example, kind: Kind) -> str:
+    if kind == "rating":
+        return str(round(float(example.label)))
+    return example.label if kind in LABELLED else str(bool(example.targets))
+
+
+def _split_lumps(
+    groups: dict[str, list[Example]], shares: dict[str, float], seed: int
+) -> dict[str, list[Example]]:
+    """As `split_by_group`; each split gets a group, as far as there are enough."""
+    names = sorted(groups)
+    random.Random(seed).shuffle(names)
+    names.sort(key=lambda name: -len(groups[name]))
+    total = sum(map(len, groups.values()))
+    lacking = {"train": (1 - sum(shares.values())) * total, **{key: of * total for key, of in shares.items()}}
+    parts: dict[str, list[Example]] = {split: [] for split in (*shares, "train")}
+    for at, name in enumerate(names):
+        empty = [split for split in lacking if not parts[split]]
+        open_ = empty if len(empty) >= len(names) - at else list(lacking)
+        split = max(open_, key=lambda split: lacking[split])
+        parts[split] += groups[name]
+        lacking[split] -= len(groups[name])
+    for members in parts.values():
+        random.Random(seed).shuffle(members)
     return parts
 
 

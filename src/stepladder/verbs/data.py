@@ -26,6 +26,11 @@ app.command(
 app.command(
     "stepladder.verbs.data_repeats:repeats", name="repeats", help="Measure what repeating text costs."
 )
+app.command(
+    "stepladder.verbs.data_example:example",
+    name="example",
+    help="Write a real labelled set that needs no hub, or list those there are.",
+)
 
 
 @app.default
