@@ -129,10 +129,13 @@ def here(name: str):
         pytest.skip(f"{name}: {error.wrong}")
 
 
-BUILT = "sentiment-rating docstring-summary package-section package-tags package-summary package-questions django-fr"
+BUILT = (
+    *("sentiment-rating", "docstring-summary", "django-fr"),
+    *("package-section", "package-tags", "package-summary", "package-questions"),
+)
 
 
-@pytest.mark.parametrize("name", BUILT.split())
+@pytest.mark.parametrize("name", BUILT)
 def test_no_group_and_no_text_of_an_example_set_is_on_two_sides(name):
     task = here(name)
     assert EXAMPLE_TASKS[name][0] == task.kind
