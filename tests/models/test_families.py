@@ -116,6 +116,27 @@ def test_the_folder_comes_back_as_it_was(case, tmp_path, words):
         assert torch.equal(theirs(ids()).logits, again(ids()).logits)
     if "bert" not in name:
         assert after["rope_theta"] == after["rope_parameters"]["rope_theta"]
+        # A length or a temperature would silently change what every user's generate() does.
+        generation = json.loads((out / "generation_config.json").read_text())
+        assert generation.keys() <= {"bos_token_id", "eos_token_id", "pad_token_id"}
+    if "modernbert" in name:
+        thetas = {kind: rope["rope_theta"] for kind, rope in after["rope_parameters"].items()}
+        assert after["global_rope_theta"] == thetas["full_attention"]
+        assert after.get("local_rope_theta") == thetas.get("sliding_attention")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bf16_folders_come_back_as_they_were(name, tmp_path, words):
+    half = make_theirs(name).to(torch.bfloat16)
+    half.save_pretrained(tmp_path / "half")
+    out = export.export_folder(tmp_path / "half", tmp_path / "out", words)
+    again = type(half).from_pretrained(out, dtype="auto")
+    assert again.dtype == torch.bfloat16
+    is_spare = name == "bert-untied"  # transformers computes with the decoder's own bias there
+    for key, value in half.state_dict().items():
+        assert (is_spare and key == "cls.predictions.bias") or torch.equal(value, again.state_dict()[key]), (
+            key
+        )
 
 
 def test_a_run_of_ours_comes_back_in_its_family(case, tmp_path, words):

@@ -159,7 +159,10 @@ def test_tokenizer_loads_with_the_same_ids(tmp_path, tokenizer_file):
         transformers.AutoTokenizer.from_pretrained(folder),
         Tokenizer.from_file(str(tokenizer_file)),
     )
+    alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text in TEXTS:
+        # tokenizer.json says it itself: not every runtime reads tokenizer_config.json.
+        assert theirs(text)["input_ids"] == alone.encode(text).ids
         # As in training, and as `complete` does, a text follows the end of another one.
         assert [0, *ours.encode(text).ids] == theirs(text)["input_ids"]
         assert ours.encode(text).ids == theirs(text, add_special_tokens=False)["input_ids"]
@@ -187,15 +190,25 @@ def test_config_says_both_forms_of_rotary_and_no_sampling_defaults(tmp_path, tok
     assert generation == {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("shape", [UNTIED, TIED], ids=["untied", "tied"])
-def test_round_trip_keeps_every_bit(tmp_path, tokenizer_file, shape):
-    network = make_run(tmp_path / "run", shape)
+def test_round_trip_keeps_every_bit(tmp_path, tokenizer_file, shape, dtype):
+    """Run → export → transformers → its own folder → our network → run → export: the same bytes."""
+    network = make_network(shape).to(dtype)
+    hf.save_folder(network, tmp_path / "run" / "model")
     export.export_folder(tmp_path / "run", tmp_path / "out", tokenizer_file)
-    for folder in (tmp_path / "run", tmp_path / "out"):
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert theirs.dtype == dtype
+    theirs.save_pretrained(tmp_path / "theirs")
+    for folder in (tmp_path / "run", tmp_path / "out", tmp_path / "theirs"):
         again = hf.load_folder(folder)
         assert shape == again.shape
         for name, parameter in network.named_parameters():
-            assert torch.equal(parameter, again.get_parameter(name)), name
+            assert torch.equal(parameter.float(), again.get_parameter(name)), name
+    hf.save_folder(again.to(dtype), tmp_path / "again" / "model")
+    export.export_folder(tmp_path / "again", tmp_path / "last", tokenizer_file)
+    for name in (export.WEIGHTS_FILE, "config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "last" / name).read_bytes()
 
 
 def test_bf16_rounds_as_torch_does(tmp_path, tokenizer_file):

@@ -62,12 +62,13 @@ def tokenizer_files(path: Path, shape: Shape) -> tuple[dict[str, Any], dict[str,
     folder = path if path.is_dir() else path.parent
     if end is None or (folder / "tokenizer_config.json").exists():
         return _copied(folder, definition), _special_ids(folder, ids)
-    if shape.causal:
-        # In training every document follows the end of another one; `complete` begins with it, too.
-        files = {"tokenizer.json": {**_filled(definition), "post_processor": _begins_with(end)}}
-    else:
-        files = {"tokenizer.json": with_mask(definition, shape.vocab_size - 1)}
-    files["tokenizer_config.json"] = _tokenizer_config(shape)
+    if not shape.causal:
+        definition = with_mask(definition, shape.vocab_size - 1)
+    # In training every document follows the end of another one; `complete` begins with it, too.
+    files = {
+        "tokenizer.json": {**_filled(definition), "post_processor": _begins_with(end)},
+        "tokenizer_config.json": _tokenizer_config(shape),
+    }
     names = ("bos", "eos", "pad") if shape.causal else ("bos", "eos", "pad", "cls", "sep")
     return files, {f"{name}_token_id": end for name in names}
 
@@ -143,7 +144,7 @@ def _tokenizer_config(shape: Shape) -> dict[str, Any]:
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,
-        "add_bos_token": shape.causal,
+        "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": shape.context_tokens,
