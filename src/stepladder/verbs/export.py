@@ -1,4 +1,4 @@
-"""`stepladder export`: a run folder in, a folder that transformers loads out."""
+"""`stepladder export`: a run folder in, a folder that transformers loads or a file of llama.cpp out."""
 
 import json
 from pathlib import Path
@@ -14,19 +14,28 @@ def export(
     tokenizer: Annotated[
         Path | None, Parameter(help="Corpus folder or tokenizer.json; by default what the run's plan names.")
     ] = None,
+    format_: Annotated[
+        Literal["folder", "gguf"],
+        Parameter(name="--format", help="folder: for transformers; gguf: OUT/NAME.gguf for llama.cpp."),
+    ] = "folder",
     dtype: Annotated[Literal["keep", "fp32", "bf16"], Parameter(help="Type of the stored weights.")] = "keep",
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
-    """Write config, weights and tokenizer that AutoModelForCausalLM and AutoTokenizer load as they are."""
+    """Write what AutoModelForCausalLM and AutoTokenizer load as they are, or one file for llama.cpp."""
     from stepladder.models.export import export_folder
+    from stepladder.models.gguf import export_gguf
     from stepladder.units import format_bytes
 
-    folder = export_folder(run, out, tokenizer, dtype=dtype)
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    if format_ == "gguf":
+        written = [export_gguf(run, out / f"{run.resolve().name}.gguf", tokenizer, dtype=dtype)]
+    else:
+        written = sorted(export_folder(run, out, tokenizer, dtype=dtype).iterdir())
+    files = {path.name: path.stat().st_size for path in written if path.is_file()}
     if json_:
-        print(json.dumps({"folder": str(folder), "files": files}))
+        print(json.dumps({"folder": str(out), "files": files}))
         return 0
     for name, size in files.items():
-        print(f"{format_bytes(size):>10}  {folder / name}")
-    print(f"load it with transformers.AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+        print(f"{format_bytes(size):>10}  {out / name}")
+    loader = f"transformers.AutoModelForCausalLM.from_pretrained({str(out)!r})"
+    print(f"load it with {loader if format_ == 'folder' else f'llama_cpp.Llama({str(written[0])!r})'}")
     return 0
