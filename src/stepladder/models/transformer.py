@@ -5,7 +5,7 @@ dimension, F feed-forward width. Parallelism, optimiser and checkpoint names liv
 """
 
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +52,16 @@ def rotary_table(
     return angles.cos(), angles.sin()
 
 
+class Remembers(Protocol):
+    """What keeps the keys and values of earlier tokens while text is generated (`models/generate.py`)."""
+
+    def extend(self, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 class Attend(nn.Module):
     """Grouped-query attention, with norms on queries and keys (of each head, of all together) or without."""
+
+    memory: Remembers | None = None
 
     def __init__(self, shape: Shape, attention: Attention) -> None:
         super().__init__()
@@ -92,6 +100,8 @@ class Attend(nn.Module):
         k_BTKE = self._placed(self.k_proj(x_BTD), norms[1], cos_TE, sin_TE)
         v_BTKE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
         q_BHTE, k_BKTE, v_BKTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
+        if self.memory is not None:
+            k_BKTE, v_BKTE = self.memory.extend(k_BKTE, v_BKTE)
         groups = q_BHTE.shape[1] // k_BKTE.shape[1]
         if groups > 1:
             k_BKTE = k_BKTE.repeat_interleave(groups, dim=1)

@@ -1,0 +1,125 @@
+"""Generation and scoring with a cache, against the network that computes everything anew."""
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from stepladder.errors import ExportError  # noqa: E402
+from stepladder.models.generate import (  # noqa: E402
+    Reading,
+    Sampling,
+    generate_many,
+    score_continuations,
+    stream,
+)
+from stepladder.models.hf import random_network  # noqa: E402
+from stepladder.records import Experts, Shape, Variant  # noqa: E402
+
+END, VOCABULARY = 0, 90
+PLAIN = Shape(
+    num_layers=2,
+    width=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    ffn_width=48,
+    vocab_size=96,
+    context_tokens=32,
+)
+SHAPES = {
+    "ours": PLAIN,
+    "llama": replace(PLAIN, variant=Variant(qk_norm="none"), tied_head=True),
+    "olmo2": replace(PLAIN, num_kv_heads=4, variant=Variant(qk_norm="whole", norm_place="inside")),
+    "experts": replace(PLAIN, experts=Experts(count=4, active=2, ffn_width=24)),
+}
+PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17, 18], [20, 21]]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def network(request):
+    drawn = random_network(SHAPES[request.param], 3).eval()
+    with torch.no_grad():  # a new head is zero, and would say the first id for ever
+        drawn.lm_head.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+    return drawn
+
+
+def anew(network, prompt, new_tokens):
+    """Greedy ids without a cache, from the last `context_tokens` ids each time."""
+    row = list(prompt)
+    for _ in range(new_tokens):
+        logits = network(torch.tensor([row[-network.shape.context_tokens :]]))[0, -1, :VOCABULARY]
+        token = int(logits.argmax())
+        if token == END:
+            break
+        row.append(token)
+    return row[len(prompt) :]
+
+
+@torch.no_grad()
+def test_logits_from_the_cache_are_those_of_the_whole(network):
+    ids = torch.randint(1, 90, (3, 20), generator=torch.Generator().manual_seed(0))
+    whole = network(ids)
+    with Reading(network, 20) as reading:
+        got = [reading.read(ids[:, :9]), *(reading.read(ids[:, at : at + 1]) for at in range(9, 20))]
+    torch.testing.assert_close(torch.stack(got, 1), whole[:, 8:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(network(ids), whole, rtol=0, atol=0)  # nothing is left behind
+
+
+@torch.no_grad()
+def test_a_ragged_batch_says_what_each_prompt_does_alone(network):
+    expected = [anew(network, prompt, 12) for prompt in PROMPTS]
+    assert generate_many(network, PROMPTS, 12, end=END, vocabulary=VOCABULARY) == expected
+    assert [list(stream(network, one, 12, end=END, vocabulary=VOCABULARY)) for one in PROMPTS] == expected
+
+
+@torch.no_grad()
+def test_past_the_context_the_window_moves(network):
+    prompts = [list(range(1, 31)), list(range(40, 80)), [3]]
+    expected = [anew(network, prompt, 40) for prompt in prompts]
+    assert generate_many(network, prompts, 40, end=END, vocabulary=VOCABULARY) == expected
+
+
+def test_a_row_ends_where_it_says_so(network):
+    said = anew(network, PROMPTS[0], 12)
+    cut = generate_many(network, [PROMPTS[0], PROMPTS[1]], 12, end=said[-1], vocabulary=VOCABULARY)
+    assert cut[0] == said[: said.index(said[-1])]
+
+
+@pytest.mark.parametrize("allowed", [[[7], [7, 8, 9], [30, 31]], [[50]]])
+def test_only_what_is_allowed_is_said(network, allowed):
+    said = generate_many(network, PROMPTS, 12, end=END, allowed=allowed)
+    assert all(one in allowed for one in said)
+
+
+def test_sampling_depends_on_the_seed_alone(network):
+    how = Sampling(temperature=1.5, seed=4)
+    many = generate_many(network, PROMPTS, 9, end=END, sampling=how)
+    assert many == [generate_many(network, [one], 9, end=END, sampling=how)[0] for one in PROMPTS]
+    assert many != generate_many(network, PROMPTS, 9, end=END, sampling=replace(how, seed=5))
+    greedy = generate_many(network, PROMPTS, 9, end=END)
+    assert greedy == generate_many(network, PROMPTS, 9, end=END, sampling=replace(how, top_k=1))
+    assert greedy == generate_many(network, PROMPTS, 9, end=END, sampling=replace(how, top_p=0.0))
+
+
+@torch.no_grad()
+def test_scores_are_sums_of_log_probabilities(network):
+    pairs = [([4, 5, 6], [7, 8]), ([1], [2, 3, 4, 5, 6]), (list(range(1, 60)), [9, 10, 11])]
+    for (prompt, said), (nats, greedy) in zip(pairs, score_continuations(network, pairs), strict=True):
+        whole = (prompt + said)[-33:]
+        chances = network(torch.tensor([whole[:-1]]))[0].log_softmax(-1)[-len(said) :]
+        expected = chances[range(len(said)), said].sum().item()
+        assert nats == pytest.approx(expected, abs=1e-4)
+        assert greedy == (chances.argmax(-1).tolist() == said)
+    best = generate_many(network, [[4, 5, 6]], 3, end=-1)[0]
+    assert score_continuations(network, [([4, 5, 6], best)])[0][1]
+
+
+def test_what_cannot_be_gone_on_from():
+    with pytest.raises(ExportError, match="an encoder does not write text"):
+        generate_many(random_network(replace(PLAIN, causal=False), 0), [[1]], 2, end=END)
+    with pytest.raises(ExportError, match="without ids"):
+        generate_many(random_network(PLAIN, 0), [[1], []], 2, end=END)
+    with pytest.raises(ExportError, match="one id each"):
+        score_continuations(random_network(PLAIN, 0), [([1], [])])
