@@ -75,7 +75,10 @@ def adapter_for(kind: Kind, labels: Sequence[str], train: Sequence[Example], cod
         TaskError: an encoder is asked to write text.
     """
     from stepladder.tune.labels import Labels, standard
+    from stepladder.tune.spans import Spans, longest_answer
 
+    if kind == "span":
+        return Spans(longest=longest_answer(coder, train))
     if kind == "rating":
         mean, spread = standard(train)
         return Labels(kind=kind, labels=(), pool=coder.pool, mean=mean, spread=spread)
@@ -85,5 +88,6 @@ def adapter_for(kind: Kind, labels: Sequence[str], train: Sequence[Example], cod
 def adapter_of(card: Mapping[str, Any]) -> Adapter:
     """The adapter that a card is of."""
     from stepladder.tune.labels import Labels
+    from stepladder.tune.spans import Spans
 
-    return from_json(Labels, card)
+    return from_json(Spans if card["kind"] == "span" else Labels, card)

@@ -23,8 +23,9 @@ class Coder:
         self.usable_ids = min(self.tokenizer.vocab_size, shape.vocab_size)
 
     def texts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, at least one and at most the context."""
+        """Ids of each text with its template, at most the context."""
         cut = [text[: self.context_tokens * CHARACTERS_PER_TOKEN] for text in texts]
         encoded = self.tokenizer.encode_batch(cut)
-        rows = [np.asarray(ids[: self.context_tokens], dtype=np.int64) for ids in encoded]
-        return [ids if len(ids) else np.zeros(1, dtype=np.int64) for ids in rows]
+        template = self.tokenizer.template
+        room = self.context_tokens - len(template.begin) - len(template.close)
+        return [np.asarray(template.around(ids[:room]), dtype=np.int64) for ids in encoded]
