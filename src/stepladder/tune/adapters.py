@@ -14,7 +14,7 @@ from stepladder.records import from_json
 from stepladder.tune.batches import Batch, Encoded
 from stepladder.tune.encode import Coder
 from stepladder.tune.heads import TaskModel
-from stepladder.tune.rows import Example, Kind
+from stepladder.tune.rows import WRITTEN, Example, Kind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,14 +69,13 @@ class Adapter(Protocol):
 
 
 def adapter_for(kind: Kind, labels: Sequence[str], train: Sequence[Example], coder: Coder) -> Adapter:
-    """The adapter of a kind, fitted to the training examples (their ratings' mean, their longest answer).
-
-    Raises:
-        TaskError: an encoder is asked to write text.
-    """
+    """The adapter of a kind, fitted to the training examples (their ratings' mean, their longest answer)."""
+    from stepladder.tune.answers import Answers, room_for_answers
     from stepladder.tune.labels import Labels, standard
     from stepladder.tune.spans import Spans, longest_answer
 
+    if kind in WRITTEN:
+        return Answers(kind=kind, new_tokens=room_for_answers(kind, coder, train))
     if kind == "span":
         return Spans(longest=longest_answer(coder, train))
     if kind == "rating":
@@ -87,7 +86,9 @@ def adapter_for(kind: Kind, labels: Sequence[str], train: Sequence[Example], cod
 
 def adapter_of(card: Mapping[str, Any]) -> Adapter:
     """The adapter that a card is of."""
+    from stepladder.tune.answers import Answers
     from stepladder.tune.labels import Labels
     from stepladder.tune.spans import Spans
 
-    return from_json(Spans if card["kind"] == "span" else Labels, card)
+    kind = card["kind"]
+    return from_json(Answers if kind in WRITTEN else Spans if kind == "span" else Labels, card)

@@ -1,6 +1,7 @@
 """A network in; the same network with a head for a task, and folders of both, out (torch)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,16 @@ def real_tokens(ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
     """Which keys may be attended to, (B, 1, 1, T)."""
     real_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None]
     return real_BT[:, None, None, :]
+
+
+def with_own_head(network: Transformer) -> Transformer:
+    """Only the vocabulary's matrix is trained; where it is tied, a copy of its own."""
+    if network.shape.tied_head:
+        weight = network.lm_head.weight
+        network.shape = replace(network.shape, tied_head=False)
+        network.lm_head.weight = nn.Parameter(weight.detach().clone())
+    network.lm_head.requires_grad_(True)
+    return network
 
 
 class LinearProbe(nn.Module):

@@ -21,6 +21,8 @@ from stepladder.errors import TaskError, did_you_mean
 
 Kind = Literal["classification", "multilabel", "rating", "span", "answer", "translation", "summarisation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+# What is answered in words of one's own.
+WRITTEN: tuple[Kind, ...] = ("answer", "translation", "summarisation")
 MAX_CHARACTERS = 1_000_000
 _LISTED_ROWS = 10
 _JSON_LINES = "one JSON object a line"

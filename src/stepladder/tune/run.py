@@ -19,8 +19,9 @@ from stepladder.launch.environment import worker_environment
 from stepladder.launch.local import EXIT_RESUME, Interrupted, read_events, stop_process
 from stepladder.models.export import find_tokenizer, read_shape, read_tokenizer, weights_folder
 from stepladder.progress import Progress
-from stepladder.records import Layout, Plan, from_json, to_json
+from stepladder.records import Layout, Plan, Shape, from_json, to_json
 from stepladder.store import DONE_FILE, fingerprint, open_artefact, read_json, write_json
+from stepladder.tune.rows import KINDS, WRITTEN
 from stepladder.tune.tasks import Task, write_task
 
 Method = Literal["full", "lora", "frozen", "scratch"]
@@ -95,6 +96,7 @@ def tune_task(
     if options.precision == "auto":
         options = replace(options, precision=planned_precision(model))
     source = weights_folder(model)
+    check_kind(read_shape(source), task)
     tokenizer = tokenizer if tokenizer is not None else find_tokenizer(model)
     folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
     fields = {
@@ -126,6 +128,19 @@ def tune_task(
         with Progress("tune", most, "examples", quiet=quiet) as progress:
             _run_workers(waiting, out, workers, progress)
     return [Path(job.out) for job in jobs]
+
+
+def check_kind(shape: Shape, task: Task) -> None:
+    """Refuse to let an encoder write."""
+    if not shape.causal and task.kind in WRITTEN:
+        raise TaskError(
+            f"an encoder cannot be tuned on {task.name}: it does not write text",
+            got=f"kind = {task.kind!r}",
+            allowed=", ".join(kind for kind in KINDS if kind not in WRITTEN) + "; or a decoder",
+            next_command=f"stepladder tune FOLDER --task {task.name} --kind span"
+            if task.kind == "answer"
+            else "",
+        )
 
 
 def planned_precision(model: Path) -> Literal["fp32", "bf16"]:

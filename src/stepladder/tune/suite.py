@@ -1,4 +1,4 @@
-"""Nothing in; one real labelled set of each kind that this machine can make, and what it could not make, out."""
+"""A number of examples in; a real labelled set of each kind that this machine can make, and its cost, out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from stepladder.models.export import find_tokenizer, read_shape, weights_folder
 from stepladder.store import read_json
 from stepladder.tune.encode import Coder
 from stepladder.tune.examples import EXAMPLE_TASKS, example_task
-from stepladder.tune.rows import Kind
+from stepladder.tune.rows import WRITTEN, Kind
 from stepladder.tune.tasks import Task
 
 # For each kind the sets that may serve, the first that can be made is taken.
@@ -22,13 +22,11 @@ _SUITE: dict[Kind, tuple[str, ...]] = {
     "translation": ("django-de",),
     "summarisation": ("package-summary", "docstring-summary"),
 }
-# Kinds whose answer is written: an encoder cannot.
-WRITTEN: tuple[Kind, ...] = ("answer", "translation", "summarisation")
 _SAMPLE = 200
 
 
 def suite(*, examples: int, seed: int = 0, written: bool = True) -> tuple[list[Task], list[str]]:
-    """A task of each kind (without `written` ones for an encoder), and a sentence for each that is missing."""
+    """A task of each kind (`written` ones not for an encoder), and a sentence for each that is missing."""
     tasks: list[Task] = []
     missing: list[str] = []
     for kind, names in _SUITE.items():

@@ -37,7 +37,7 @@ from stepladder.train.worker import end_with_owner
 from stepladder.tune.adapters import Adapter, Part, adapter_for
 from stepladder.tune.batches import TaskBatches
 from stepladder.tune.encode import Coder
-from stepladder.tune.heads import LinearProbe, TaskModel, save_tuned
+from stepladder.tune.heads import LinearProbe, TaskModel, save_tuned, with_own_head
 from stepladder.tune.labels import Labels
 from stepladder.tune.lora import add_lora, merge_lora
 from stepladder.tune.objective import BestKeeper, FeatureBatches, Probe, Tuning
@@ -196,6 +196,8 @@ def build_model(job: TuneJob, adapter: Adapter) -> TaskModel:
         network.lm_head.weight.requires_grad_(False)
     if job.method == "frozen":
         network.requires_grad_(False)
+        if not adapter.outputs:
+            network = with_own_head(network)
     if job.method == "lora":
         add_lora(network, job.options.lora_rank, job.options.lora_alpha, job.seed)
     return TaskModel(network, adapter.outputs)
