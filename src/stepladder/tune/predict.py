@@ -4,22 +4,29 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from stepladder.errors import TaskError
 from stepladder.tune.adapters import adapter_of
 from stepladder.tune.encode import Coder
 from stepladder.tune.heads import load_tuned, tuned_folder
-from stepladder.tune.rows import parse_rows
+from stepladder.tune.rows import Kind, parse_rows
 
 
-def predict_lines(folder: Path, lines: Sequence[bytes], name: str = "standard input") -> Iterator[str]:
+def predict_lines(
+    folder: Path, lines: Sequence[bytes], name: str = "standard input", *, kind: Kind | None = None
+) -> Iterator[str]:
     """One JSON line out for each line in that is not empty; its own keys are kept.
 
     All lines are read and checked before the first is answered.
 
     Raises:
-        TaskError: bad rows, listed up to ten; or the folder holds no tuned model.
+        TaskError: bad rows, listed up to ten; the folder holds no tuned model, or not one of that `kind`.
     """
     model, card = load_tuned(folder)
     adapter = adapter_of(card)
+    if kind not in (None, adapter.kind):
+        raise TaskError(
+            f"{folder} was not tuned for {kind}", got=f"--task {kind}", allowed=f"--task {adapter.kind}"
+        )
     examples = parse_rows(lines, name, kind=adapter.kind, labelled=False)
     coder = Coder(tuned_folder(folder), model.network.shape)
     answers = adapter.predict(model, adapter.encode(coder, examples))

@@ -8,7 +8,7 @@ from stepladder.errors import StepladderError
 from stepladder.models.export import find_tokenizer, read_shape, weights_folder
 from stepladder.store import read_json
 from stepladder.tune.encode import Coder
-from stepladder.tune.examples import EXAMPLE_TASKS, example_task
+from stepladder.tune.examples import example_task
 from stepladder.tune.rows import WRITTEN, Kind
 from stepladder.tune.tasks import Task
 
@@ -51,11 +51,6 @@ def as_kind(task: Task, kind: Kind) -> Task:
     if kind != "answer" or task.kind == kind:
         return task
     return replace(task, kind=kind, name=f"{task.name}-written")
-
-
-def is_example(name: str) -> bool:
-    """Whether `example_task` knows the name."""
-    return name in EXAMPLE_TASKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
