@@ -63,7 +63,7 @@ class Cost:
 
 
 def tuning_cost(
-    model: Path, task: Task, *, runs: int, epochs: int, tokenizer: Path | None = None, workers: int = 1
+    model: Path, task: Task, tokenizer: Path | None, *, runs: int, epochs: int, workers: int
 ) -> Cost:
     """Tokens read in training, from a sample, and the seconds at the speed of the model's own training."""
     shape = read_shape(weights_folder(model))
@@ -82,13 +82,14 @@ def _speed(run: dict[str, float]) -> float:
     return run["tokens"] / run["seconds"] if run.get("seconds") and run.get("tokens") else 0.0
 
 
-def cost_lines(costs: Sequence[tuple[Task, Cost]]) -> list[str]:
-    """A line a task, and the sum."""
-    lines = [f"{task.name} ({task.kind}): {_cost(cost)}" for task, cost in costs]
+def cost_lines(model: Path, tasks: Sequence[Task], tokenizer: Path | None, **how: int) -> list[str]:
+    """A line a task, and the sum; `how` as for `tuning_cost`."""
+    costs = [tuning_cost(model, task, tokenizer, **how) for task in tasks]
+    lines = [f"{task.name} ({task.kind}): {_cost(cost)}" for task, cost in zip(tasks, costs, strict=True)]
     total = Cost(
-        runs=sum(cost.runs for _, cost in costs),
-        tokens=sum(cost.tokens for _, cost in costs),
-        seconds=sum(cost.seconds for _, cost in costs),
+        runs=sum(cost.runs for cost in costs),
+        tokens=sum(cost.tokens for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
     )
     return [*lines, f"all: {_cost(total)}"] if len(costs) > 1 else lines
 

@@ -54,7 +54,7 @@ def tune(
     Each kind of task has its own head, prompt and score (docs/tune.md). The best weights on dev are kept.
     """
     from stepladder.tune.run import TuneOptions, check_options, tune_task, usable_cores
-    from stepladder.tune.suite import cost_lines, tuning_cost
+    from stepladder.tune.suite import cost_lines
 
     options = TuneOptions(
         methods=tuple(methods or ("full", "scratch")),
@@ -67,24 +67,25 @@ def tune(
     check_options(options)
     tasks = _tasks(model, task, (kind, columns), examples)
     workers, runs = workers or usable_cores(), len(options.methods) * options.seeds
-    for one in tasks:
-        sizes = ", ".join(f"{len(part):,} {split}" for split, part in one.splits().items())
-        labels = f"; {len(one.labels)} labels" if one.labels else ""
-        print(f"{one.name} ({one.kind}): {sizes}{labels}; {runs} runs", file=sys.stderr)
-        for note in one.notes:
-            print(f"note: {note}", file=sys.stderr)
+    _announce(tasks, runs)
     if dry_run or len(tasks) > 1:
-        costs = [
-            tuning_cost(model, one, runs=runs, epochs=epochs, tokenizer=tokenizer, workers=workers)
-            for one in tasks
-        ]
-        for line in cost_lines(list(zip(tasks, costs, strict=True))):
+        how = {"runs": runs, "epochs": epochs, "workers": workers}
+        for line in cost_lines(model, tasks, tokenizer, **how):
             print(line, file=sys.stdout if dry_run else sys.stderr)
     for one in () if dry_run else tasks:
         folder = (out or Path("tune")) / one.name if out is None or len(tasks) > 1 else out
         tune_task(model, one, folder, tokenizer=tokenizer, options=options, workers=workers, quiet=json_)
         _show(folder, options.methods[0], json_, quiet=len(tasks) > 1)
     return 0
+
+
+def _announce(tasks: "Sequence[Task]", runs: int) -> None:
+    for one in tasks:
+        sizes = ", ".join(f"{len(part):,} {split}" for split, part in one.splits().items())
+        labels = f"; {len(one.labels)} labels" if one.labels else ""
+        print(f"{one.name} ({one.kind}): {sizes}{labels}; {runs} runs", file=sys.stderr)
+        for note in one.notes:
+            print(f"note: {note}", file=sys.stderr)
 
 
 def _tasks(model: Path, name: str, how: tuple[KindName | None, str], examples: int) -> "Sequence[Task]":
