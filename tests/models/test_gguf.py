@@ -1,6 +1,7 @@
 """GGUF files: what they hold, what is refused; where llama_cpp is installed, the same ids and greedy text."""
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -169,7 +170,8 @@ def test_llama_cpp_gives_the_same_ids_and_greedy_text(name, dtype, tmp_path, cor
     """2,000 texts have our ids; four prompts go on as in our network, with logits that agree."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     pytest.importorskip("gguf", reason="the gguf package is not installed")
-    network = make_run(tmp_path / "run", SHAPES[name])
+    # Without ids that no token has: random weights would write them, too.
+    network = make_run(tmp_path / "run", dataclasses.replace(SHAPES[name], vocab_size=600))
     if dtype == "bf16":
         network = network.bfloat16().float()
     out = gguf.export_gguf(tmp_path / "run", tmp_path / "a.gguf", corpus, dtype=dtype)
@@ -184,14 +186,17 @@ def test_llama_cpp_gives_the_same_ids_and_greedy_text(name, dtype, tmp_path, cor
     for prompt in ("def it(self):", "The", "🙂 naïve\r\n", ""):
         ids = [0, *words.encode(prompt)]
         assert ids == theirs.tokenize(prompt.encode(), add_bos=True)
-        expected = generate(network, ids, 60, end=0, vocabulary=640)
+        expected = generate(network, ids, 60, end=0)
         theirs.reset()
         theirs.eval(ids)
         with torch.no_grad():
             ours = network(torch.tensor([ids]))[0].numpy()
         difference = float(np.abs(ours - theirs.scores[: len(ids)]).max())
         print(f"{name} {dtype}: logits differ by {difference:.1e} of {np.abs(ours).max():.1f}")
-        assert difference <= (1e-4 if dtype == "fp32" else 0.05 * float(np.abs(ours).max()))
+        assert difference <= (2e-5 if dtype == "fp32" else 0.05 * float(np.abs(ours).max()))
         if dtype == "fp32":
-            actual = theirs.create_completion(ids, max_tokens=60, temperature=0.0, top_k=1)
-            assert words.decode(expected) == actual["choices"][0]["text"]
+            actual = itertools.islice(theirs.generate(ids, top_k=1, temp=0.0, repeat_penalty=1.0), 60)
+            new = list(itertools.takewhile(lambda token: token != 0, actual))
+            assert expected == new
+            # Random weights write bytes that are no UTF-8; its own completions drop them.
+            assert words.decode(expected) == theirs.detokenize(new).decode("utf-8", errors="replace")
