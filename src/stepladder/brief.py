@@ -123,6 +123,7 @@ OVERRIDES: Mapping[str, Rule] = {
     "processes": _count(1, 1_024),
     "threads": _count(1, 1_024),
     "max_input_bytes": _count(100_000, 10**16),
+    "canaries": _count(1, 10_000),
     "max_epochs": Rule(kind="number", low=1, high=100),
     "unique_tokens": _count(1_024, 10**16),
     "usd_per_million_tokens": Rule(kind="number", low=0),

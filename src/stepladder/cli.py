@@ -42,6 +42,7 @@ _VERBS: tuple[tuple[str, dict[str, str]], ...] = (
         {
             "tune": "Fine-tune on labelled examples, beside cheap baselines.",
             "eval": "Measure held-out loss or score predictions.",
+            "probe": "Look for memorised text and for leanings between groups of people.",
             "export": "Write a folder that transformers loads.",
         },
     ),

@@ -136,6 +136,7 @@ def prepare(climb: Climb) -> Corpus:
         dedup=Dedup(jaccard=climb.override("dedup_jaccard", Dedup().jaccard)),
         cleaning=Cleaning(evaluation_sets=sets),
         max_bytes=int(climb.override("max_input_bytes", 0)),
+        canaries=int(climb.override("canaries", 0)),
     )
     folder = climb.folder / "corpus"
     try:

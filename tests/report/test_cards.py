@@ -127,6 +127,14 @@ def test_the_summary_has_every_section_of_the_template(finished):
     assert "30 email" in summary
 
 
+def test_what_the_probes_found_stands_on_the_card(climb):
+    assert "Not tested: words for groups swapped, training text recited" in model_card(read_parts(climb))
+    (climb / "target@1" / "probes.json").write_text('{"terms": {"verdict": "0 of 10 pairs lean"}}')
+    card = model_card(read_parts(climb))
+    assert "- **Words for groups swapped**: 0 of 10 pairs lean" in card
+    assert "Not tested: training text recited, planted lines memorised" in card
+
+
 def test_energy_stands_beside_its_source(card, finished):
     source = "estimate: CPU seconds x 5 W a core"
     (line,) = (line for line in card.splitlines() if line.startswith("- **Target**"))

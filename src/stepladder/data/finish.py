@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stepladder.data.canaries import CANARIES, planted_in
 from stepladder.data.copies.clusters import of_part
 from stepladder.data.copies.dedup import without_lines
 from stepladder.data.copies.lines import CONTAMINATED, ONLY_BOILERPLATE, OVERLAP, STAYS
@@ -163,18 +164,40 @@ def encode_step(arguments: Mapping[str, Any]) -> dict[str, Any]:
         chosen = np.flatnonzero(own["split"] == code)
         mine = texts.gather(chosen)
         tokens, lengths = tokenizer.encode_many(mine)
+        columns = {name: column[chosen] for name, column in numbers.items()}
+        if code == TRAIN and (planted := planted_in(work, name)):
+            mine, tokens, lengths, columns = _planted(
+                tokenizer, planted, (mine, tokens, lengths), columns, arguments
+            )
         stem = f"{name}.{split}"
         write_bytes(work / "encode" / stem, tokens.astype(arguments["dtype"]).tobytes())
         write_arrays(
             work / "encode" / f"{stem}.npz",
-            {"lengths": lengths, **{name: column[chosen] for name, column in numbers.items()}},
+            {"lengths": lengths, **columns},
         )
         result[split] = {
             "tokens": len(tokens),
-            "documents": len(chosen),
+            "documents": len(lengths),
             "num_bytes": int(mine.str.len_bytes().sum()),
         }
     return result
+
+
+def _planted(
+    tokenizer: Tokenizer, planted: Any, encoded: tuple[Any, ...], columns: Any, arguments: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Texts, tokens, lengths and columns of a part with its canaries among them."""
+    import polars as pl
+
+    texts, tokens, lengths = encoded
+    at = np.array([int(share * (len(lengths) + 1)) for share, _ in planted])
+    added = pl.Series("text", [text for _, text in planted])
+    new, sizes = tokenizer.encode_many(added)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.insert(tokens, np.repeat(ends[at], sizes), new)
+    number = {column: arguments[f"{column}s"].index(CANARIES) for column in ("source", "domain")}
+    columns = {name: np.insert(own, at, number[name[:-1]]) for name, own in columns.items()}
+    return pl.concat([texts, added.cast(texts.dtype)]), tokens, np.insert(lengths, at, sizes), columns
 
 
 def decided(work: Path, name: str) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from stepladder.errors import DataError, did_you_mean
 
 # 256 bytes and end-of-text must fit, with room for some merges.
 SMALLEST_VOCAB, LARGEST_VOCAB = 300, 1_000_000
+MOST_CANARIES = 10_000
 PII_MODES = ("replace", "drop", "keep")
 
 
@@ -81,7 +82,8 @@ class CorpusOptions:
 
     `held_out` is a share of the bytes, or a path (or source name) whose text is held out. `max_bytes` caps
     the input by a seeded sample of whole files (0: no cap). `workers` is the number of processes (0: one a
-    core), which does not change the result. `vocab_size` 0 leaves the size to a measurement, for a model of
+    core), which does not change the result. `canaries` plants so many random lines for each number of copies
+    (`stepladder.data.canaries`). `vocab_size` 0 leaves the size to a measurement, for a model of
     `for_params` parameters.
     """
 
@@ -96,6 +98,7 @@ class CorpusOptions:
     dedup: Dedup = field(default_factory=Dedup)
     tokenizer_sample_bytes: int = 5_000_000
     shard_tokens: int = 100_000_000
+    canaries: int = 0
 
     def __post_init__(self) -> None:
         wrong = []
@@ -110,6 +113,8 @@ class CorpusOptions:
             wrong.append(f"max_bytes {self.max_bytes} (allowed: 0 for no cap, or more)")
         if self.workers < 0:
             wrong.append(f"workers {self.workers} (allowed: 0 for one a core, or more)")
+        if not 0 <= self.canaries <= MOST_CANARIES:
+            wrong.append(f"canaries {self.canaries} (allowed: 0 for none, to {MOST_CANARIES:,})")
         if self.tokenizer_sample_bytes < 1 or self.shard_tokens < 1:
             wrong.append("tokenizer_sample_bytes and shard_tokens must be positive")
         if wrong:
@@ -119,6 +124,8 @@ class CorpusOptions:
         """The options that change the result: all but the number of workers and the path of the held-out."""
         fields = asdict(self)
         del fields["workers"]
+        if not self.canaries:
+            del fields["canaries"]  # corpora of before there were any stay the same
         # What evaluation files say counts, not where they lie: see `prepare.py`.
         del fields["cleaning"]["evaluation_sets"]
         if isinstance(self.held_out, str):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from stepladder import __version__
+from stepladder.data.canaries import CANARIES, plant
 from stepladder.data.card.audit import make_audit, quarantine_of
 from stepladder.data.card.croissant import CROISSANT_FILE, corpus_files, croissant
 from stepladder.data.card.datacard import data_card
@@ -111,6 +112,11 @@ def prepare_corpus(
         clock.save()
         is_fast, told = _train_and_portray(job, out, choose)
         clock.save()
+        told |= (
+            {"canaries": plant(job.work, out, job.parts, options.canaries, options.seed)}
+            if options.canaries
+            else {}
+        )
         index = _encode(job, out, is_fast=is_fast)
 
     vocabulary = job.work / VOCABULARY_FILE
@@ -228,9 +234,10 @@ def _encode(job: Job, out: Path, *, is_fast: bool) -> dict[str, Any]:
     """Index of the shards."""
     tokenizer = load_own_tokenizer(out)
     dtype = token_dtype(tokenizer.vocab_size)
+    more = [CANARIES] if job.options.canaries else []
     names = {
-        "sources": list(_bytes_by_source(job)),
-        "domains": sorted({domain for part in job.parts for domain in part["domains"]}),
+        "sources": [*_bytes_by_source(job), *more],
+        "domains": [*sorted({domain for part in job.parts for domain in part["domains"]}), *more],
     }
     results = job.over_parts(
         "encode",

@@ -12,13 +12,18 @@ from stepladder.report.eu_summary import compute_verdict
 from stepladder.report.markdown import NOT_STATED, bullets, cell, names_of, one_line, section, stated
 from stepladder.report.more_sections import energy_sources, stage_amounts
 from stepladder.report.parts import Parts, Task
-from stepladder.report.words import UNITS, percent, show, show_losses, show_range, verdict
+from stepladder.report.words import UNITS, mapping_of, percent, show, show_losses, show_range, verdict
 from stepladder.units import JOULES_PER_KWH, format_bytes
 
 _TO_STATE = (
     f"Fields that read {NOT_STATED} must be filled in by a person before the model is passed on: once, in "
     "the table `[card]` of stepladder.toml beside this card, then `stepladder report`."
 )
+_PROBES = {
+    "terms": "Words for groups swapped",
+    "extraction": "Training text recited",
+    "canaries": "Planted lines memorised",
+}
 _STATED = {
     "Intended use": "intended_use",
     "Out of scope": "out_of_scope",
@@ -40,6 +45,7 @@ def model_card(parts: Parts) -> str:
         section("Training data", _data(parts)),
         section("Training", _training(parts)),
         section("Evaluation", _evaluation(parts)),
+        section("Probes", _probes(parts)),
         section("Cost", _cost(parts)),
         section("Compute and the EU AI Act", compute_verdict(parts)),
         section("Limitations", _limitations(parts)),
@@ -153,6 +159,12 @@ def tuned_card(parts: Parts, task: Task) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def _probes(parts: Parts) -> str:
+    """What each probe said, in its own words."""
+    found = {name: mapping_of(parts.target.probes.get(probe)) for probe, name in _PROBES.items()}
+    return bullets({name: str(entry["verdict"]) for name, entry in found.items() if "verdict" in entry})
+
+
 def _cost(parts: Parts) -> str:
     seconds, joules = stage_amounts(parts, "seconds"), stage_amounts(parts, "joules")
     sources = energy_sources(parts)
@@ -178,8 +190,11 @@ def _limitations(parts: Parts) -> str:
     items: list[str] = list(parts.law.warnings) if parts.law else []
     unit = UNITS.get(parts.law.loss_unit, "") if parts.law else ""
     items += [f"The law was fitted to {parts.law.points} runs, in {unit}."] if parts.law else []
+    untested = [name for probe, name in _PROBES.items() if probe not in parts.target.probes]
+    if untested:
+        items.append(f"Not tested: {', '.join(untested).lower()} (stepladder probe {parts.target.name}).")
     items += [
-        "No test of bias, toxicity or memorised personal data was made.",
+        "No test of toxic continuations was made.",
         f"Risks in use: {stated(parts, 'risks')}",
     ]
     return "\n".join(f"- {one_line(item)}" for item in items)

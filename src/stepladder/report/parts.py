@@ -63,11 +63,12 @@ class Ladder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """The target run's folder name, its result, and its lines of metrics."""
+    """The target run's folder name, its result, its lines of metrics, and what `stepladder probe` found."""
 
     name: str
     run: Run | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
+    probes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,10 +248,12 @@ def _read_target(read: _Reader) -> Target:
         if (found := re.fullmatch(r"target@(\d+)", path.name))
     ]
     name = max(versions)[1] if versions else "target@1"
+    place = f"{name}/probes.json"
     return Target(
         name=name,
         run=read.part("target", f"{name}/run.json", _noun(Run), None),
         metrics=read.part("metrics", f"{name}/metrics.jsonl", lambda path: tuple(read_metrics(path)), ()),
+        probes=read.part("probes", place, _read_object, {}) if (read.folder / place).exists() else {},
     )
 
 

@@ -60,6 +60,9 @@ def data(
     evaluation: Annotated[
         tuple[str, ...], Parameter(help="File or folder of test examples to keep out.", negative="")
     ] = (),
+    canaries: Annotated[
+        int, Parameter(help="Random lines to plant for each of 1, 4, 16 and 64 copies (0: none).")
+    ] = 0,
     workers: Annotated[int, Parameter(help="Processes (0: one a core); the result is the same.")] = 0,
     executor: Annotated[str, Parameter(help="Where tasks run: local, ray, ray://HOST:PORT.")] = "local",
     dry_run: Annotated[bool, Parameter(negative="", help="Estimate from a sample, write nothing.")] = False,
@@ -79,6 +82,7 @@ def data(
         seed=seed,
         dedup=Dedup(jaccard=dedup_jaccard),
         max_bytes=max_bytes,
+        canaries=canaries,
         workers=workers,
         reading=Reading(text_column=text_column, columns=_pairs(column)),
         cleaning=Cleaning(

@@ -76,8 +76,10 @@ def make_audit(
         totals[f"quarantined_{end}"] = count
         totals[f"input_{end}"] += count
     splits = index["splits"]
-    assert totals["kept_documents"] == sum(entry["documents"] for entry in splits.values())
-    assert totals["kept_bytes"] == sum(entry["num_bytes"] for entry in splits.values())
+    planted = tallied.get("canaries", {"documents": 0, "num_bytes": 0})
+    for end in ("documents", "num_bytes"):
+        kept = totals[f"kept_{end.removeprefix('num_')}"] + planted[end]
+        assert kept == sum(entry[end] for entry in splits.values())
     return {
         "totals": totals,
         "removed": _removed(work, tallied["removed"]),
@@ -92,6 +94,7 @@ def make_audit(
         "contamination": _with_files(work, decided["contamination"]),
         "ngrams": decided["ngrams"],
         "profile": tallied["profile"],
+        **({"canaries": planted} if planted["documents"] else {}),
         **{name: _largest_first(tallied[name]) for name in ("sources", "domains", "languages", "licences")},
         "rules_by_domain": tallied["rules_by_domain"],
         "lengths": quantiles(tallied),

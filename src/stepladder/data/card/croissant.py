@@ -40,6 +40,7 @@ _ABOUT = {
     "index.json": "Number type, size of the vocabulary, and shards of each split with tokens and checksums.",
     "tokenizer.json": "Byte-level BPE in the format of the library tokenizers.",
     "audit.json": "Figures of the preparation: totals, removals by rule with examples, what was kept.",
+    "canaries.json": "Random lines that were planted in the training text, with their copies.",
     "DATA_CARD.md": "The audit for people.",
 }
 # A name in the licence list of SPDX, and no expression of several.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepladder.data.card.limits import (
+    canary_section,
     evaluation_sets,
     inline,
     personal_data,
@@ -63,6 +64,7 @@ def data_card(audit: Mapping[str, Any], options: CorpusOptions, sources: Sequenc
         *profile_sections(audit.get("profile")),
         *personal_data(audit.get("pii"), options.cleaning.pii),
         *evaluation_sets(audit.get("contamination")),
+        *canary_section(audit.get("canaries")),
         *_examples_found(audit.get("contamination")),
         "## Uses, limits and biases",
         *[f"- {sentence}" for sentence in uses_and_limits(audit)],

@@ -219,6 +219,20 @@ def evaluation_sets(contamination: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
+def canary_section(planted: Mapping[str, Any] | None) -> list[str]:
+    """The section about canaries; none where none were planted."""
+    if not planted:
+        return []
+    copies = ", ".join(map(str, planted["copies"]))
+    return [
+        "## Canaries",
+        f"{planted['canaries']:,} random lines were planted in the training text after all "
+        f"cleaning, as many with each of {copies} copies: {planted['documents']:,} documents, "
+        f"{planted['num_bytes']:,} bytes, listed in canaries.json. They are not counted as kept documents, "
+        "and none is held out. `stepladder probe FOLDER` measures what a model keeps of them.",
+    ]
+
+
 def _figure(key: str, value: float | None) -> str:
     if value is None:
         return ""
