@@ -1,10 +1,10 @@
-"""A corpus with canaries in; their exposure by copies in each rung of a small ladder and in a target, beside a
-forecast of the target that was made from the rungs alone, out.
+"""A corpus with canaries in; their exposure in each rung of a small ladder and a target, and a forecast, out.
 
     python bench/tasks/canaries.py --out canaries [--figure docs/figures/canaries.svg]
 
-Every rung reads the beginning of one order of the same text, so that a run of a share of the tokens meets about
-that share of the copies. What an earlier call finished is kept. About 12 CPU minutes on two cores.
+The forecast of the target is made from the rungs alone. All runs read one order of one text, so that a run of
+a share of the tokens meets about that share of the copies. What an earlier call finished is kept. Ten CPU
+minutes.
 """
 
 import argparse
@@ -22,9 +22,7 @@ from stepladder.records import Layout
 
 SOURCES = ("python:prose", "python:docstrings")
 # (width, share of the corpus): the target is the last, four times the dearest rung's compute.
-RUNGS = (
-    *((24, 0.2), (24, 0.45), (24, 0.95), (32, 0.2), (32, 0.45), (32, 0.95), (48, 0.2), (48, 0.45)),
-)
+RUNGS = (*((24, 0.2), (24, 0.45), (24, 0.95), (32, 0.2), (32, 0.45), (32, 0.95), (48, 0.2), (48, 0.45)),)
 TARGET = (72, 0.95)
 _FLOPS_PER_SECOND = 2e10
 

@@ -388,14 +388,9 @@ def _spent_seconds(climb: Climb, speed: Speed, observations: Sequence[Observatio
 
 def _interval(number: Derived) -> Interval:
     """80 and 95 % of a Derived, whose own ends are 80 %, in logarithms."""
-    if number.value <= 0:
-        value = number.value
+    value = number.value
+    if value <= 0:
         return Interval(value=value, low80=value, high80=number.high, low95=value, high95=number.high)
-    low, high = max(number.low, number.value * 1e-6), number.high
-    return Interval(
-        value=number.value,
-        low80=low,
-        high80=high,
-        low95=number.value * (low / number.value) ** _Z95_TO_80,
-        high95=number.value * (high / number.value) ** _Z95_TO_80,
-    )
+    low, high = max(number.low, value * 1e-6), number.high
+    low95, high95 = (value * (end / value) ** _Z95_TO_80 for end in (low, high))
+    return Interval(value=value, low80=low, high80=high, low95=low95, high95=high95)

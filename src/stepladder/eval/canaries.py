@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.data.canaries import draw_candidates, read_canaries
-from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from stepladder.data.tokens.tokenizer import Tokenizer, load_own_tokenizer
 from stepladder.eval.continuations import continuation_scores
 from stepladder.laws.exposure import CHANCE_BITS, exposures
 from stepladder.models.hf import load_folder
@@ -48,7 +48,7 @@ def measure_exposure(folder: Path, corpus: Path, *, candidates: int = CANDIDATES
         ExportError: the folder holds no weights.
     """
     planted, seed = read_canaries(corpus)
-    network, words = load_folder(folder), load_tokenizer(corpus)
+    network, words = load_folder(folder), load_own_tokenizer(corpus)
     others = draw_candidates(candidates, seed)
     lines = [*((one["prefix"], one["secret"]) for one in planted), *others]
     scores, _ = continuation_scores(network, [_ids(words, *line) for line in lines])

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from stepladder.errors import DataError
 from stepladder.models.transformer import Transformer
 
 _BATCH_TOKENS = 16_384
@@ -18,7 +19,12 @@ def continuation_scores(
     """(log-probability in nats of each continuation, whether each of its ids was the likeliest).
 
     Where both together outgrow the context, the beginning of the prompt is left out.
+
+    Raises:
+        DataError: the network is an encoder.
     """
+    if not network.shape.causal:
+        raise DataError("an encoder has no continuations to score", allowed="a causal network")
     scores, greedy = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
     context = network.shape.context_tokens
     order = sorted(range(len(pairs)), key=lambda row: len(pairs[row][0]) + len(pairs[row][1]))

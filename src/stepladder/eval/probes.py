@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.data.tokens.shards import open_split
+from stepladder.data.tokens.foreign import ForeignTokenizer
 from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from stepladder.errors import DataError
 from stepladder.eval.continuations import continuation_scores
@@ -185,7 +186,9 @@ def _recited(
     return Share(hits=int(exact.sum()), of=len(pairs))
 
 
-def _scores(network: Transformer, words: Tokenizer, pairs: list[tuple[str, str]]) -> np.ndarray:
+def _scores(
+    network: Transformer, words: Tokenizer | ForeignTokenizer, pairs: list[tuple[str, str]]
+) -> np.ndarray:
     """Log-probabilities in nats of ends after their heads, at the start of a document."""
     coded = [
         ([words.end_id, *(words.encode(head) if head else [])], words.encode(end)) for head, end in pairs
