@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stepladder.data.tokens.shards import open_split
 from stepladder.data.tokens.foreign import ForeignTokenizer
+from stepladder.data.tokens.shards import open_split
 from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from stepladder.errors import DataError
 from stepladder.eval.continuations import continuation_scores
