@@ -51,9 +51,8 @@ def main() -> int:
     frozen = freeze(rungs, plans[-1], corpus, options.out / "forecast.json")
     train(plans[-1:], options.out)
     target = measured(plans[-1], options.out, corpus)
-    print(
-        f"\nchance is {CHANCE_BITS:.2f} bits\ncopies  forecast      80 %           95 %       measured  in 80 %  in 95 %"
-    )
+    print(f"\nchance is {CHANCE_BITS:.2f} bits")
+    print("copies  forecast      80 %           95 %       measured  in 80 %  in 95 %")
     for copies, said in frozen.items():
         bits = float(np.mean(target[copies].bits))
         print(
