@@ -129,14 +129,21 @@ def prepare_corpus(
     }
     audit = make_audit(job.work, told, quarantined, trimmed, index, decided)
     corpus = _corpus(audit, index, clock.read())
-    write_json(out / AUDIT_FILE, audit)
-    write_text(out / CARD_FILE, data_card(audit, options, _source_names(sources)))
-    described = {**options.identity(), **_publication(corpus), "sources": _source_names(sources)}
-    write_json(out / CROISSANT_FILE, croissant(audit, described, corpus_files(out)))
-    write_json(out / CORPUS_FILE, to_json(corpus))
+    _write_records(out, audit, corpus, options, _source_names(sources))
     artefact.finish({"fingerprint": corpus.fingerprint})
     shutil.rmtree(job.work, ignore_errors=True)
     return corpus
+
+
+def _write_records(
+    out: Path, audit: Mapping[str, Any], corpus: Corpus, options: CorpusOptions, sources: Sequence[str]
+) -> None:
+    """Audit, data card and Croissant, and last the record."""
+    write_json(out / AUDIT_FILE, audit)
+    write_text(out / CARD_FILE, data_card(audit, options, sources))
+    described = {**options.identity(), **_publication(corpus), "sources": sources}
+    write_json(out / CROISSANT_FILE, croissant(audit, described, corpus_files(out)))
+    write_json(out / CORPUS_FILE, to_json(corpus))
 
 
 def load_corpus(folder: Path) -> Corpus:

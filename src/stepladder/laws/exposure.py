@@ -102,7 +102,8 @@ def _fit(rungs: Sequence[Memory]) -> tuple[np.ndarray, float]:
     centre = design[:, 1:].mean(axis=0)
     design[:, 1:] -= centre
     means = np.array([np.mean(one.bits) for one in rungs])
-    weight = np.sqrt([len(one.bits) for one in rungs]) / np.maximum(means, CHANCE_BITS)
+    noise = float(np.mean([np.std(one.bits) / max(np.mean(one.bits), CHANCE_BITS) for one in rungs]))
+    weight = np.sqrt([len(one.bits) for one in rungs]) / (noise * np.maximum(means, CHANCE_BITS))
 
     def residuals(terms: np.ndarray) -> np.ndarray:
         above = np.exp(np.minimum(design @ terms, _MOST_LOG)) - (means - CHANCE_BITS)
@@ -110,5 +111,4 @@ def _fit(rungs: Sequence[Memory]) -> tuple[np.ndarray, float]:
 
     terms = least_squares(residuals, np.array([0.0, *_USUAL])).x
     terms[0] -= centre @ terms[1:]
-    noise = np.mean([np.std(one.bits) / max(np.mean(one.bits), CHANCE_BITS) for one in rungs])
-    return terms, float(noise)
+    return terms, noise

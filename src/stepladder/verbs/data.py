@@ -60,9 +60,7 @@ def data(
     evaluation: Annotated[
         tuple[str, ...], Parameter(help="File or folder of test examples to keep out.", negative="")
     ] = (),
-    canaries: Annotated[
-        int, Parameter(help="Random lines to plant for each of 1, 4, 16 and 64 copies (0: none).")
-    ] = 0,
+    canaries: Annotated[int, Parameter(help="Random lines to plant at each of 1, 4, 16, 64 copies.")] = 0,
     workers: Annotated[int, Parameter(help="Processes (0: one a core); the result is the same.")] = 0,
     executor: Annotated[str, Parameter(help="Where tasks run: local, ray, ray://HOST:PORT.")] = "local",
     dry_run: Annotated[bool, Parameter(negative="", help="Estimate from a sample, write nothing.")] = False,
