@@ -46,8 +46,10 @@ def text_of(prefix: str, secret: str) -> str:
 def plant(work: Path, out: Path, parts: Sequence[Mapping[str, Any]], count: int, seed: int) -> dict[str, Any]:
     """Draw canaries, list them in `out`, note for each part which go where; figures for the audit.
 
-    A copy goes to a part by its documents, and there before a document drawn as a share of them.
+    Nothing where `count` is 0. A copy goes to a part by its documents, and there before a document drawn as a share of them.
     """
+    if not count:
+        return {}
     canaries = draw_canaries(count, seed)
     generator = np.random.default_rng([seed, _STREAM_PLACE])
     texts = [text_of(c["prefix"], c["secret"]) for c in canaries for _ in range(c["copies"])]

@@ -112,11 +112,7 @@ def prepare_corpus(
         clock.save()
         is_fast, told = _train_and_portray(job, out, choose)
         clock.save()
-        told |= (
-            {"canaries": plant(job.work, out, job.parts, options.canaries, options.seed)}
-            if options.canaries
-            else {}
-        )
+        told["canaries"] = plant(job.work, out, job.parts, options.canaries, options.seed)
         index = _encode(job, out, is_fast=is_fast)
 
     vocabulary = job.work / VOCABULARY_FILE

@@ -57,9 +57,7 @@ def data(
     ] = (),
     rules_off: Annotated[tuple[str, ...], Parameter(help="A rule or set to leave out.", negative="")] = (),
     pii: Annotated[str, Parameter(help="Personal data and secrets: replace, drop or keep.")] = "replace",
-    evaluation: Annotated[
-        tuple[str, ...], Parameter(help="File or folder of test examples to keep out.", negative="")
-    ] = (),
+    evaluation: Annotated[tuple[str, ...], Parameter(help="Test examples to keep out.", negative="")] = (),
     canaries: Annotated[int, Parameter(help="Random lines to plant at each of 1, 4, 16, 64 copies.")] = 0,
     workers: Annotated[int, Parameter(help="Processes (0: one a core); the result is the same.")] = 0,
     executor: Annotated[str, Parameter(help="Where tasks run: local, ray, ray://HOST:PORT.")] = "local",

@@ -76,7 +76,7 @@ def make_audit(
         totals[f"quarantined_{end}"] = count
         totals[f"input_{end}"] += count
     splits = index["splits"]
-    planted = tallied.get("canaries", {"documents": 0, "num_bytes": 0})
+    planted = tallied.get("canaries") or {"documents": 0, "num_bytes": 0}
     for end in ("documents", "num_bytes"):
         kept = totals[f"kept_{end.removeprefix('num_')}"] + planted[end]
         assert kept == sum(entry[end] for entry in splits.values())
