@@ -46,7 +46,7 @@ def text_of(prefix: str, secret: str) -> str:
 def plant(work: Path, out: Path, parts: Sequence[Mapping[str, Any]], count: int, seed: int) -> dict[str, Any]:
     """Draw canaries, list them in `out`, note for each part which go where; figures for the audit.
 
-    Nothing where `count` is 0. A copy goes to a part by its documents, and there before a document drawn as a share of them.
+    Nothing where `count` is 0. A copy goes to a part by its documents, and there to a drawn place among them.
     """
     if not count:
         return {}
