@@ -193,6 +193,12 @@ def test_mentions_and_the_words_near_them() -> None:
     assert not {"the", "were", "women", "far9"} & set(near)
 
 
+def test_mentions_beside_a_rude_word_are_counted() -> None:
+    texts = [f"{_RUDE} and the women", f"women one two three four five {_RUDE}", "the women", f"{_RUDE} men"]
+    found = describe(profile_batch(_frame(*texts)))["mentions"]
+    assert {"gender: women": 1, "gender: men": 1} == {name: one["near_rude"] for name, one in found.items()}
+
+
 def test_a_term_near_a_group_counts_once_a_document() -> None:
     often = "the women won medals and " * 50
     figures = describe(profile_batch(_frame(*[f"{n} {often}" for n in range(4)])))

@@ -55,7 +55,7 @@ from stepladder.records import Corpus, Split, from_json, to_json
 from stepladder.store import fingerprint, open_artefact, read_json, write_json, write_text
 
 # Changes whenever the same inputs and options would give other bytes.
-FORMAT = 3
+FORMAT = 4
 CORPUS_FILE, AUDIT_FILE, CARD_FILE, QUARANTINE_FILE = (
     *("corpus.json", "audit.json", "DATA_CARD.md"),
     "quarantine.jsonl.zst",

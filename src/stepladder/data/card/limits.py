@@ -141,6 +141,7 @@ def _mentions(profile: Mapping[str, Any]) -> list[str]:
             f"{e['mentions']:,}",
             f"{e['mentions'] * 1e6 / words:.1f}",
             f"{e['documents']:,}",
+            f"{e.get('near_rude', 0):,}",
             ", ".join(
                 f"`{inline(t['term'])}` {t['documents']} ({t['times']:g}x)" for t in e["near"][:_TERMS]
             ),
@@ -151,7 +152,8 @@ def _mentions(profile: Mapping[str, Any]) -> list[str]:
         return ["## Groups that the text names", "No listed word for a group of people was found."]
     return [
         "## Groups that the text names",
-        table(["group", "mentions", "a million words", "documents", "near"], rows),
+        table(["group", "mentions", "a million words", "documents", "beside a rude word", "near"], rows),
+        f"Beside a rude word: mentions with a word of the lists above within {NEAR_WORDS} words. "
         f"Near: words within {NEAR_WORDS} words of a mention, in how many documents, and how many times "
         f"their share there is that in the text as a whole; only those of {SMALLEST_COUNT} documents or "
         "more. The lists of words are small and English, count words and not meanings (Christian is also a "

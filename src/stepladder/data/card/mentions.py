@@ -97,6 +97,7 @@ NEAR_WORDS, NEAR_DRAWN, NEAR_BITS = 5, 256, 14
 # Near a group in fewer documents than this says nothing.
 SMALLEST_COUNT = 5
 _SHORTEST_TERM = 3
+_COUNTS = ("mentions", "documents", "near_rude", "terms")
 _RUDE_DOMAINS = 64
 _FILTER_BITS = 16
 
@@ -122,7 +123,9 @@ def rude_words(words: Words, domains: Sequence[str]) -> dict[str, Any]:
 
 
 def mentions(words: Words, documents: np.ndarray) -> dict[str, Any]:
-    """Mentions by group, documents with one, and the words within five words of one, once a document.
+    """Mentions by group, documents with one, mentions beside a rude word, and the words beside.
+
+    Beside: within five words. Words beside a mention count once a document.
 
     `documents` are the keys of the slice's documents.
     """
@@ -133,6 +136,8 @@ def mentions(words: Words, documents: np.ndarray) -> dict[str, Any]:
     valid = (near >= 0) & (near < len(words.keys))
     near = np.where(valid, near, 0)
     valid &= words.document[near] == words.document[at][:, None]
+    rude = mixed(words.keys[near] ^ _HASHED_WITH)
+    is_rude = (_members(rude.ravel(), _all_rude()).reshape(near.shape) & valid).any(axis=1)
     near, whose = near[valid], np.broadcast_to(which[:, None], valid.shape)[valid]
     is_term = _is_term(words, near)
     near, whose = near[is_term], whose[is_term]
@@ -148,6 +153,7 @@ def mentions(words: Words, documents: np.ndarray) -> dict[str, Any]:
             out["groups"][name] = {
                 "mentions": int(own.sum()),
                 "documents": len(np.unique(words.document[at[own]])),
+                "near_rude": int(is_rude[own].sum()),
                 "terms": len(rows),
                 "drawn": draw(words, rows, documents, NEAR_DRAWN),
             }
@@ -160,7 +166,7 @@ def add_mentions(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in group_names():
         own = [part["groups"][name] for part in parts if name in part["groups"]]
         if own:
-            groups[name] = {key: sum(e[key] for e in own) for key in ("mentions", "documents", "terms")}
+            groups[name] = {key: sum(e[key] for e in own) for key in _COUNTS}
             groups[name]["drawn"] = join_draws([entry["drawn"] for entry in own], NEAR_DRAWN)
     return {"groups": groups, "table": add_tables([part["table"] for part in parts])}
 
@@ -198,7 +204,8 @@ def near_terms(found: Mapping[str, Any], words: Mapping[str, Any], limit: int = 
             for row in np.lexsort((np.arange(len(terms)), -score))[:limit]
             if score[row] > 0
         ]
-        out[name] = {"mentions": entry["mentions"], "documents": entry["documents"], "near": listed}
+        counts = {key: entry[key] for key in _COUNTS if key != "terms"}
+        out[name] = {**counts, "near": listed}
     return out
 
 
@@ -243,6 +250,11 @@ def _group_keys() -> tuple[np.ndarray, np.ndarray]:
 def _no_terms() -> np.ndarray:
     grammar = np.array([key_of(word) for word in _GRAMMAR.split()], dtype=np.uint64)
     return np.union1d(grammar, _group_keys()[0])
+
+
+@functools.cache
+def _all_rude() -> np.ndarray:
+    return np.unique(np.concatenate(list(_rude_keys().values())))
 
 
 @functools.cache
