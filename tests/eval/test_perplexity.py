@@ -128,3 +128,12 @@ def test_a_corpus_split_gives_what_its_tokens_give(run, tmp_path):
     hf.save_folder(other, tmp_path / "model")
     with pytest.raises(DataError, match="belongs to another network"):
         evaluate_corpus(tmp_path, tmp_path)
+
+
+def test_an_encoder_is_refused(run, tmp_path):
+    hf.save_folder(hf.random_network(dataclasses.replace(SHAPE, causal=False), 0), tmp_path / "model")
+    (tmp_path / "words.txt").write_text("words")
+    with pytest.raises(ExportError, match="is an encoder"):
+        evaluate_text(tmp_path, tmp_path / "words.txt", tokenizer=run)
+    with pytest.raises(ExportError, match="is an encoder"):
+        complete_text(tmp_path, "words", 4, tokenizer=run)

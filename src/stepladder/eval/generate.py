@@ -6,7 +6,7 @@ import torch
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.export import find_tokenizer
-from stepladder.models.hf import load_folder
+from stepladder.models.hf import load_decoder
 from stepladder.models.transformer import Transformer
 
 
@@ -58,7 +58,7 @@ def complete_text(
     Raises:
         ExportError: the folder holds no weights or no tokenizer.
     """
-    network = load_folder(folder)
+    network = load_decoder(folder)
     path = tokenizer if tokenizer is not None else find_tokenizer(folder)
     words = load_tokenizer(path)
     # In training every document follows the end of another one.

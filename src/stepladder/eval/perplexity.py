@@ -12,7 +12,7 @@ from stepladder.data.tokens.shards import open_split
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.errors import DataError, ExportError
 from stepladder.models.export import find_tokenizer
-from stepladder.models.hf import load_folder
+from stepladder.models.hf import load_decoder
 from stepladder.models.transformer import Transformer
 from stepladder.units import bits_per_byte
 
@@ -52,7 +52,7 @@ def evaluate_text(
         raise DataError(f"{text} is not UTF-8", got=f"byte {error.start}") from error
     if not words:
         raise DataError(f"{text} is empty")
-    network = load_folder(folder)
+    network = load_decoder(folder)
     path = tokenizer if tokenizer is not None else find_tokenizer(folder)
     codes = load_tokenizer(path)
     # The start of a document is predicted from the end of the one before, as in training.
@@ -71,7 +71,7 @@ def evaluate_corpus(
     max_tokens: int = 65_536,
 ) -> Perplexity:
     """Loss of a run or Qwen3 folder on the beginning of a corpus split (`max_tokens` 0: on all of it)."""
-    network = load_folder(folder)
+    network = load_decoder(folder)
     shards = open_split(corpus, split)
     count = len(shards.tokens) if not max_tokens else min(max_tokens + 1, len(shards.tokens))
     if count < 2:

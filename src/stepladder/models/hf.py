@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from stepladder.errors import ExportError
 from stepladder.models.export import (
     SHAPE_FILE,
     WEIGHTS_FILE,
@@ -35,6 +36,22 @@ def load_folder(folder: Path, *, attention: Attention = "explicit") -> Transform
     network = Transformer(shape, attention)
     load_parameters(network, our_names(read_tensors(source), shape, family_beside(source)))
     return network.eval()
+
+
+def load_decoder(folder: Path, *, attention: Attention = "explicit") -> Transformer:
+    """As `load_folder`, for what reads a text forwards.
+
+    Raises:
+        ExportError: as there, or the network is an encoder.
+    """
+    network = load_folder(folder, attention=attention)
+    if not network.shape.causal:
+        raise ExportError(
+            f"{folder} is an encoder: it fills masks and cannot continue or score a text",
+            allowed="a decoder",
+            next_command=f"stepladder tune --from {folder} --task TASK",
+        )
+    return network
 
 
 def load_parameters(model: nn.Module, tensors: Tensors) -> None:

@@ -49,15 +49,20 @@ def model_card(parts: Parts) -> str:
         section("Cost", _cost(parts)),
         section("Compute and the EU AI Act", compute_verdict(parts)),
         section("Limitations", _limitations(parts)),
-        section(
-            "How to load",
-            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("export")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("export")\n```\n\n'
-            "The folder `export` is what `stepladder export` writes.",
-        ),
+        section("How to load", _how_to_load(parts)),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _how_to_load(parts: Parts) -> str:
+    is_masked = parts.plan is not None and parts.plan.objective == "masked"
+    loader = "AutoModelForMaskedLM" if is_masked else "AutoModelForCausalLM"
+    return (
+        f"```python\nfrom transformers import {loader}, AutoTokenizer\n\n"
+        f'model = {loader}.from_pretrained("export")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("export")\n```\n\n'
+        "The folder `export` is what `stepladder export` writes."
+    )
 
 
 def _model(parts: Parts) -> str:

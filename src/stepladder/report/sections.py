@@ -345,7 +345,7 @@ def warnings(parts: Parts) -> Section:
     ]
     items += _mismatches(parts)
     run = parts.target.run
-    scores = [float(row.notes.get("in_context_score", math.nan)) for row in parts.ladder.observations]
+    scores = [note_of(row, "in_context_score") for row in parts.ladder.observations]
     items += [text] if run and (text := crossed(scores, run.in_context_score)) else []
     items += [f"The target run ended with status {run.status!r}."] if run and run.status != "ok" else []
     items += [

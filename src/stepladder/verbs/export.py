@@ -24,6 +24,7 @@ def export(
     """Write what AutoModelForCausalLM and AutoTokenizer load as they are, or one file for llama.cpp."""
     from stepladder.models.export import export_folder
     from stepladder.models.gguf import export_gguf
+    from stepladder.store import read_json
     from stepladder.units import format_bytes
 
     if format_ == "gguf":
@@ -36,6 +37,10 @@ def export(
         return 0
     for name, size in files.items():
         print(f"{format_bytes(size):>10}  {out / name}")
-    loader = f"transformers.AutoModelForCausalLM.from_pretrained({str(out)!r})"
-    print(f"load it with {loader if format_ == 'folder' else f'llama_cpp.Llama({str(written[0])!r})'}")
+    if format_ == "gguf":
+        print(f"load it with llama_cpp.Llama({str(written[0])!r})")
+        return 0
+    is_masked = "MaskedLM" in read_json(out / "config.json")["architectures"][0]
+    loader = "AutoModelForMaskedLM" if is_masked else "AutoModelForCausalLM"
+    print(f"load it with transformers.{loader}.from_pretrained({str(out)!r})")
     return 0
