@@ -1,4 +1,4 @@
-"""A tuned folder and a decoder in; its answers as it is, without and with examples in the prompt, out (torch).
+"""A tuned folder and a decoder in; its answers as it is, with and without examples before, out (torch).
 
 Labels and ratings are chosen: the likeliest after the prompt, beyond what it is after a prompt with no text
 (domain-conditional mutual information, arXiv:2104.08315). Other answers are written greedily. Examples in the
