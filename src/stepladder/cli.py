@@ -61,6 +61,7 @@ _VERBS: tuple[tuple[str, dict[str, str]], ...] = (
             "rates": "Learning rate and batch for a run, moved by own sweeps.",
             "mix": "Choose the mixture of domains by small runs.",
             "complete": "Let a trained model continue a text.",
+            "chat": "Talk with a trained model, line by line.",
             "predict": "Label JSON lines with a tuned model.",
             "calibrate": "Time a few steps near a plan, for its forecasts.",
         },

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import math
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import torch.nn.functional as F  # noqa: E402
 from stepladder.data.tokens.shards import open_split, write_split  # noqa: E402
 from stepladder.data.tokens.tokenizer import load_tokenizer, train_tokenizer  # noqa: E402
 from stepladder.errors import DataError, ExportError  # noqa: E402
-from stepladder.eval.generate import complete_text, generate  # noqa: E402
+from stepladder.eval.generate import complete_text, generate, open_speaker  # noqa: E402
 from stepladder.eval.perplexity import evaluate_corpus, evaluate_text, rolling_losses  # noqa: E402
 from stepladder.models import hf  # noqa: E402
+from stepladder.models.generate import Sampling  # noqa: E402
 from stepladder.records import Shape  # noqa: E402
 from stepladder.store import write_json  # noqa: E402
 
@@ -137,3 +139,21 @@ def test_an_encoder_is_refused(run, tmp_path):
         evaluate_text(tmp_path, tmp_path / "words.txt", tokenizer=run)
     with pytest.raises(ExportError, match="is an encoder"):
         complete_text(tmp_path, "words", 4, tokenizer=run)
+
+
+def test_pieces_are_the_whole_text_and_stop_where_they_should(run):
+    speaker, how = open_speaker(run), Sampling(temperature=1.0, seed=3)
+    whole = "".join(speaker.say("words of", 40, how))
+    assert whole == complete_text(run, "words of", 40, temperature=1.0, seed=3)
+    cut = whole[10:13]
+    assert "".join(speaker.say("words of", 40, how, until=cut)) == whole[: whole.index(cut)]
+
+
+def test_chat_answers_lines_of_a_pipe(run, monkeypatch, capsys):
+    from stepladder.verbs.chat import chat
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("words of\n\n/reset\nwords of\n/quit\nnever read\n"))
+    assert chat(run, tokens=5, temperature=0.0) == 0
+    speaker = open_speaker(run)
+    answer = "".join(speaker.say("User: words of\nAssistant:", 5, Sampling())).lstrip()
+    assert capsys.readouterr().out == f"{answer}\n{answer}\n"

@@ -1,47 +1,60 @@
-"""A network and a prompt's ids in; the ids that it continues with out (torch)."""
+"""A decoder's folder and a prompt in; the text that it goes on with, piece by piece or whole, out (torch)."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.export import find_tokenizer
+from stepladder.models.generate import Sampling, generate_many, stream
 from stepladder.models.hf import load_decoder
 from stepladder.models.transformer import Transformer
 
+# What a token that is not yet whole UTF-8 is decoded to.
+_BROKEN = "�"
 
-@torch.no_grad()
-def generate(
-    network: Transformer,
-    prompt: list[int],
-    tokens: int,
-    *,
-    end: int,
-    temperature: float = 0.0,
-    seed: int = 0,
-    vocabulary: int = 0,
-) -> list[int]:
-    """Up to `tokens` new ids, without `end`, at which it stops. Temperature 0 takes the likeliest id.
-    Ids from `vocabulary` on, which no token has where the network's vocabulary is padded, are never taken.
 
-    When prompt and answer outgrow the context, the network sees the last `context_tokens` ids. Each step
-    computes the whole window: a cache of keys and values pays from widths that this loop is not made for.
+@dataclass(frozen=True, kw_only=True)
+class Speaker:
+    """A decoder with its tokenizer."""
+
+    network: Transformer
+    words: Any
+
+    def say(self, prompt: str, tokens: int, sampling: Sampling, *, until: str = "") -> Iterator[str]:
+        """Pieces of at most `tokens` tokens of text after `prompt`, up to `until` where it is said.
+
+        A piece is whole characters; what may be the beginning of `until` waits for the next one.
+        """
+        # In training every document follows the end of another one.
+        ids = [*self.words.start_ids, *self.words.encode(prompt)]
+        vocabulary = min(self.words.vocab_size, self.network.shape.vocab_size)
+        new: list[int] = []
+        told = 0
+        for token in stream(
+            self.network, ids, tokens, end=self.words.end_id, sampling=sampling, vocabulary=vocabulary
+        ):
+            new.append(token)
+            text = self.words.decode(new)
+            if until and until in text:
+                yield text[told : text.index(until)]
+                return
+            if not text.endswith(_BROKEN) and (end := len(text) - len(until)) > told:
+                yield text[told:end]
+                told = end
+        if rest := self.words.decode(new)[told:]:
+            yield rest
+
+
+def open_speaker(folder: Path, tokenizer: Path | None = None) -> Speaker:
+    """A run or a folder in the layout of a known family.
+
+    Raises:
+        ExportError: the folder holds no weights or no tokenizer, or an encoder.
     """
-    generator = torch.Generator().manual_seed(seed)
-    context, new = network.shape.context_tokens, []
-    usable = vocabulary or network.shape.vocab_size
-    for _ in range(tokens):
-        window = (prompt + new)[-context:]
-        logits_V = network(torch.tensor([window]))[0, -1, :usable].float()
-        if temperature > 0:
-            chances = torch.softmax(logits_V / temperature, dim=-1)
-            token = int(torch.multinomial(chances, 1, generator=generator))
-        else:
-            token = int(logits_V.argmax())
-        if token == end:
-            break
-        new.append(token)
-    return new
+    network = load_decoder(folder).eval()
+    return Speaker(network=network, words=load_tokenizer(tokenizer or find_tokenizer(folder)))
 
 
 def complete_text(
@@ -53,23 +66,21 @@ def complete_text(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-    """The text that a run or Qwen3 folder continues `prompt` with.
+    """The text that a run or folder continues `prompt` with; errors as `open_speaker`."""
+    speaker = open_speaker(folder, tokenizer)
+    return "".join(speaker.say(prompt, tokens, Sampling(temperature=temperature, seed=seed)))
 
-    Raises:
-        ExportError: the folder holds no weights or no tokenizer.
-    """
-    network = load_decoder(folder)
-    path = tokenizer if tokenizer is not None else find_tokenizer(folder)
-    words = load_tokenizer(path)
-    # In training every document follows the end of another one.
-    ids = [*words.start_ids, *words.encode(prompt)]
-    new = generate(
-        network,
-        ids,
-        tokens,
-        end=words.end_id,
-        temperature=temperature,
-        seed=seed,
-        vocabulary=min(words.vocab_size, network.shape.vocab_size),
-    )
-    return words.decode(new)
+
+def generate(
+    network: Transformer,
+    prompt: list[int],
+    tokens: int,
+    *,
+    end: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    vocabulary: int = 0,
+) -> list[int]:
+    """`models.generate.generate_many` for one prompt."""
+    sampling = Sampling(temperature=temperature, seed=seed)
+    return generate_many(network, [prompt], tokens, end=end, sampling=sampling, vocabulary=vocabulary)[0]
