@@ -43,6 +43,7 @@ def tune(
     examples: Annotated[
         int, Parameter(help=f"Use at most this many examples (0: all; of --task all {_ALL_EXAMPLES}).")
     ] = 0,
+    shots: Annotated[bool, Parameter(help="Also ask a decoder as it is, without and with examples.")] = True,
     workers: Annotated[int, Parameter(help="Processes side by side (0: one a core).")] = 0,
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what it is going to cost.")] = False,
     json_: Annotated[
@@ -75,6 +76,10 @@ def tune(
     for one in () if dry_run else tasks:
         folder = (out or Path("tune")) / one.name if out is None or len(tasks) > 1 else out
         tune_task(model, one, folder, tokenizer=tokenizer, options=options, workers=workers, quiet=json_)
+        if shots:
+            from stepladder.tune.shots import write_shots
+
+            write_shots(folder, model, tokenizer=tokenizer, quiet=json_)
         _show(folder, options.methods[0], json_, quiet=len(tasks) > 1)
     return 0
 
