@@ -46,9 +46,7 @@ def tune(
     shots: Annotated[bool, Parameter(help="Also ask a decoder as it is, without and with examples.")] = True,
     workers: Annotated[int, Parameter(help="Processes side by side (0: one a core).")] = 0,
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what it is going to cost.")] = False,
-    json_: Annotated[
-        bool, Parameter(name="--json", negative="", help="Print one JSON object a task.")
-    ] = False,
+    json_: Annotated[bool, Parameter(name="--json", negative="", help="One JSON object a task.")] = False,
 ) -> int:
     """Fine-tune on labelled examples and compare with cheap baselines and the network from scratch.
 
@@ -77,11 +75,16 @@ def tune(
         folder = (out or Path("tune")) / one.name if out is None or len(tasks) > 1 else out
         tune_task(model, one, folder, tokenizer=tokenizer, options=options, workers=workers, quiet=json_)
         if shots:
-            from stepladder.tune.shots import write_shots
-
-            write_shots(folder, model, tokenizer=tokenizer, quiet=json_)
+            _ask(folder, model, tokenizer, json_)
         _show(folder, options.methods[0], json_, quiet=len(tasks) > 1)
     return 0
+
+
+def _ask(folder: Path, model: Path, tokenizer: Path | None, quiet: bool) -> None:
+    """Answers of the model as it is."""
+    from stepladder.tune.shots import write_shots
+
+    write_shots(folder, model, tokenizer=tokenizer, quiet=quiet)
 
 
 def _announce(tasks: "Sequence[Task]", runs: int) -> None:
