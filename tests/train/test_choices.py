@@ -57,6 +57,18 @@ def test_a_row_of_another_precision_or_context_decides_nothing(make_plan: MakePl
         assert "rule" == choose(plan_of(make_plan(), 60.0), probe)["attention"].source
 
 
+def test_documents_on_a_gpu_take_the_fastest_of_three(make_plan: MakePlan) -> None:
+    row = ROW | {"sdpa_masked_seconds": 0.3, "flex_seconds": 0.05}
+    probe = {"gpus": [{"attention": [row]}]}
+    plan = plan_of(make_plan(), 60.0, device="cuda")
+    documents = replace(plan, order=replace(plan.order, packing="documents"))
+    found = choose(documents, probe)["attention"]
+    assert ("flex", {"explicit": 200.0, "sdpa": 300.0, "flex": 50.0}) == (found.value, found.alternatives)
+    assert "sdpa" == choose(plan, probe)["attention"].value
+    # A record from before FlexAttention was measured decides between the two that it has.
+    assert "sdpa" == choose(documents, {"gpus": [{"attention": [ROW]}]})["attention"].value
+
+
 def test_compile_waits_for_a_run_that_earns_it(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chosen.shutil, "which", lambda name: name)
     path = make_plan()

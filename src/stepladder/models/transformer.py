@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepladder.models.blockmask import BlockMask, attend_blocks
 from stepladder.models.experts import Mixture
 from stepladder.models.fused import norm_rotate, rms_norm, rotate
 from stepladder.records import RopeScaling, Shape, Variant
 
-Attention = Literal["explicit", "sdpa"]
+Attention = Literal["explicit", "sdpa", "flex"]
 
 
 class RMSNorm(nn.Module):
@@ -124,6 +125,8 @@ class Attend(nn.Module):
         return torch.bmm(F.softmax(scores, dim=-1).to(v.dtype), v).view(batch, heads, tokens, -1)
 
     def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if isinstance(mask, BlockMask):
+            return attend_blocks(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and self.causal)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepladder.models.blockmask import document_blocks
 from stepladder.models.transformer import Transformer
 from stepladder.train.batches import BatchSource
 from stepladder.train.packing import Packed, mask_of
@@ -55,17 +56,17 @@ class NextToken:
             return int(batch.predicted.sum())
         return batch.shape[0] * (batch.shape[1] - 1)
 
-    def inputs(self, batch: np.ndarray | Packed) -> Inputs:
+    def inputs(self, batch: np.ndarray | Packed, *, blocks: bool = False) -> Inputs:
         """This process's ids (B, T), targets (B, T; -1 where nothing is predicted) and mask."""
         if isinstance(batch, Packed):
-            ids, targets, mask = inputs_of(batch, self._ranks.device)
+            ids, targets, mask = inputs_of(batch, self._ranks.device, blocks=blocks)
             predicted = torch.from_numpy(batch.predicted).to(self._ranks.device)
             return self.spread.inputs(ids, targets.masked_fill(~predicted, -1), mask)
         return self.spread.inputs(*self._split(batch), None)
 
     def loss(self, model: Transformer, batch: np.ndarray | Packed) -> Tensor:
         """Sum of next-token losses."""
-        ids, targets, mask = self.inputs(batch)
+        ids, targets, mask = self.inputs(batch, blocks=model.attention == "flex")
         hidden = model.hidden(ids, mask)
         return self.spread.sum(hidden, model.lm_head.weight, targets, isinstance(batch, Packed))
 
@@ -101,11 +102,16 @@ class NextToken:
         return tokens[:, :-1], tokens[:, 1:]
 
 
-def inputs_of(batch: Packed, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(ids (B, T), targets (B, T), mask (B, 1, T, T), or None where no sample holds two documents)."""
+def inputs_of(batch: Packed, device: torch.device, *, blocks: bool = False) -> Inputs:
+    """(ids (B, T), targets (B, T), mask (B, 1, T, T), or None where no sample holds two documents).
+
+    `blocks` makes the mask one of blocks, which only attention "flex" takes.
+    """
     tokens = torch.from_numpy(batch.tokens).to(device, non_blocking=True)
     document = batch.document[:, :-1]
     if (document == document[:, :1]).all():
         return tokens[:, :-1], tokens[:, 1:], None
+    if blocks:
+        return tokens[:, :-1], tokens[:, 1:], document_blocks(torch.from_numpy(document).to(device))
     mask = torch.from_numpy(mask_of(document)).to(device, non_blocking=True)
     return tokens[:, :-1], tokens[:, 1:], mask[:, None]

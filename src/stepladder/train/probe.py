@@ -22,6 +22,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from stepladder.models.blockmask import attend_blocks, document_blocks
+
 # Products of a training step: (rows, inner, columns) of a small and of a middling model.
 _PRODUCTS = {"small": (1024, 96, 288), "large": (2048, 1024, 1024)}
 _CONTEXTS = (128, 256, 512, 1024)
@@ -94,15 +96,36 @@ def attention_seconds(
             def sdpa(q: Tensor = q, k: Tensor = k, v: Tensor = v) -> None:
                 F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
 
-            rows.append(
-                {
-                    "precision": precision,
-                    "context_tokens": context,
-                    "explicit_seconds": seconds_of(_synced(explicit, device), budget),
-                    "sdpa_seconds": seconds_of(_synced(sdpa, device), budget),
-                }
-            )
+            row: dict[str, float | str] = {
+                "precision": precision,
+                "context_tokens": context,
+                "explicit_seconds": seconds_of(_synced(explicit, device), budget),
+                "sdpa_seconds": seconds_of(_synced(sdpa, device), budget),
+            }
+            rows.append(row | (_document_seconds(q, k, v, budget) if q.is_cuda else {}))
     return rows
+
+
+def _document_seconds(q: Tensor, k: Tensor, v: Tensor, budget: float) -> dict[str, float]:
+    """With four documents in a sequence: SDPA with a dense mask, FlexAttention by blocks."""
+    batch, _, tokens, _ = q.shape
+    document = (torch.arange(tokens, device=q.device) * 4 // tokens).expand(batch, tokens).contiguous()
+    blocks = document_blocks(document)
+    dense = (document[:, None, :, None] == document[:, None, None]) & torch.ones(
+        tokens, tokens, dtype=torch.bool, device=q.device
+    ).tril()
+
+    def sdpa() -> None:
+        F.scaled_dot_product_attention(q, k, v, attn_mask=dense).sum().backward()
+
+    def flex() -> None:
+        attend_blocks(q, k, v, blocks).sum().backward()
+
+    device = str(q.device)
+    return {
+        "sdpa_masked_seconds": seconds_of(_synced(sdpa, device), budget),
+        "flex_seconds": seconds_of(_synced(flex, device), budget),
+    }
 
 
 def link_rates(budget: float, folder: Path, rank: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Hidden states and targets in; losses out, whatever part of positions and vocabulary is here (torch)."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stepladder.models.shard import gathered, local, rows_and_columns
 from stepladder.train.head import HeadLoss, VocabularyHeadLoss, row_losses, vocabulary_row_losses
 
-Inputs = tuple[Tensor, Tensor, Tensor | None]
+Inputs = tuple[Tensor, Tensor, Any]
 
 
 class Predictor(Protocol):
