@@ -17,7 +17,11 @@ from stepladder.train.parallel import Ranks
 
 # Uncompiled FlexAttention warns that it writes out all scores, which is what is wanted here.
 CPU = Ranks(rank=0, world=1, device=torch.device("cpu"))
-pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:flex_attention called without"),
+    # The tracer of the uncompiled call looks for gradients of tensors in between.
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),
+]
 
 
 @pytest.fixture(autouse=True)

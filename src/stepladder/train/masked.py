@@ -86,7 +86,7 @@ class MaskedTokens(NextToken):
         """Tokens read."""
         return batch.ids.size
 
-    def inputs(self, batch: Any) -> Inputs:
+    def inputs(self, batch: Any, *, blocks: bool = False) -> Inputs:
         """Ids (B, T), targets (B, T; -1 where nothing is predicted) and no mask."""
         ids, targets = (torch.from_numpy(a).to(self._ranks.device) for a in (batch.ids, batch.targets))
         return ids, targets, None
