@@ -1,4 +1,4 @@
-"""A decoder's folder in; tokens a CPU second of generation with a cache, without it, and by transformers, out.
+"""A decoder's folder in; tokens a CPU second generated with a cache, without, and by transformers, out.
 
     python bench/tasks/generate.py FOLDER [--tokens 128]
 
