@@ -1,4 +1,4 @@
-"""Gold and predicted labels, ratings and answers in; the counts of each example that metrics sum out (no torch).
+"""Gold and predicted labels, ratings and answers in; the counts of each example that metrics sum out.
 
 Formulas take (..., columns) of sums. Labels equal scikit-learn's scores, answers the official script of
 SQuAD 2.0 (Rajpurkar et al. 2018).

@@ -50,6 +50,11 @@ def metrics_of(kind: str, gold: Gold, said: Predictions) -> tuple[Metric, ...]:
     return tuple(metric for metric in (*METRICS[kind], BITS_PER_BYTE) if metric.applies(gold, said))
 
 
+def metric_named(name: str) -> Metric:
+    """The metric that results.json calls so."""
+    return next(one for group in (*METRICS.values(), (BITS_PER_BYTE,)) for one in group if one.name == name)
+
+
 def _summed(count: Callable[..., Array], formula: Callable[[Array], Array], most: float = 1.0) -> Any:
     def measure(gold: Gold, said: Predictions, groups: Groups) -> Measure:
         return Sums(counts=grouped(count(gold, said.said), groups), formula=formula, span=(0.0, most))
@@ -120,9 +125,7 @@ _ANSWERS = (
     Metric(name="f1", label="F1", measure=_answers(1)),
     Metric(name="exact_match", label="exact match", measure=_answers(0)),
     Metric(name="answered_f1", label="F1, answered", measure=_answers(1, True), applies=_both_kinds),
-    Metric(
-        name="unanswerable", label="right, unanswerable", measure=_answers(0, False), applies=_both_kinds
-    ),
+    Metric(name="unanswerable", label="right, unanswerable", measure=_answers(0, False), applies=_both_kinds),
 )
 METRICS: dict[str, tuple[Metric, ...]] = {
     "classification": (

@@ -1,7 +1,7 @@
 """A folder of predictions on one test set in; what each method said, run by run, out (no torch).
 
-predictions.jsonl has a line for each test example in order: index, gold, predicted, and where there is one the
-probability of the prediction. Where a network scored the gold answer itself: answer_nats, answer_bytes.
+predictions.jsonl has a line for each test example in order: index, gold, predicted, and where there is one
+the probability of the prediction. Where a network scored the gold answer itself: answer_nats, answer_bytes.
 """
 
 import json
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predictions:
-    """What one run said to every test example: labels, lists of labels, numbers or texts, by the kind of task.
+    """What one run said to every test example: labels, lists of labels, numbers or texts, by kind of task.
 
     `sure` are probabilities of what was said, `answer_nats` what the gold answers cost the network and
     `answer_bytes` how long they are; each is empty where it was not measured.

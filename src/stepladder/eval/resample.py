@@ -46,7 +46,8 @@ class Measure(Protocol):
     `span` are the least and the greatest value that it can have.
     """
 
-    span: tuple[float, float]
+    @property
+    def span(self) -> tuple[float, float]: ...
 
     @property
     def groups(self) -> int: ...
@@ -158,9 +159,9 @@ def group_numbers(groups: Sequence[str] | None, examples: int) -> Array:
 def bootstrap(measures: Sequence[Measure], how: Resampling | None = None) -> Estimate:
     """The mean of the measures (one a training seed) with its interval.
 
-    Whole groups are resampled (sentences of one document are not independent), the same draw for all seeds. A
-    value that no draw can move (all right or all wrong) gets the exact binomial bound, (alpha / 2)^(1 / groups)
-    of the metric's span, in place of an interval of no width.
+    Whole groups are resampled (sentences of one document are not independent), the same draw for all seeds.
+    A value that no draw can move (all right or all wrong) gets the exact binomial bound of the metric's
+    span, (alpha / 2)^(1 / groups), in place of an interval of no width.
     """
     how = how or Resampling()
     value, draws = _mean(measures), _draw(measures, how)

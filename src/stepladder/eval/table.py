@@ -1,11 +1,10 @@
 """A folder with a task's splits and predictions in; one table of all methods with intervals out (no torch).
 
 The folder is what `tune` writes: task.json, train/dev/test.jsonl, and one folder a network with
-predictions.jsonl (a line for each test example: index, gold, predicted, probability) and done.json (method,
-seed, seconds). The cheap baselines are computed here and written beside them in the same form.
+predictions.jsonl (`stepladder.eval.predictions`) and done.json (method, seed, seconds). The cheap baselines
+are computed here and written beside them in the same form.
 """
 
-import json
 import re
 import time
 from collections import defaultdict
@@ -14,24 +13,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepladder.errors import TaskError
-from stepladder.eval.baselines import CHANCE, LINEAR, MAJORITY, chance, linear, majority
-from stepladder.eval.metrics import METRICS, bootstrap, calibration_error, paired_difference
+from stepladder.eval.baselines import TaskRows, label_baselines
+from stepladder.eval.counts import calibration_error
+from stepladder.eval.metrics import Gold, Groups, Metric, metric_named, metrics_of
+from stepladder.eval.predictions import (
+    NETWORKS,
+    Predictions,
+    Row,
+    kind_of,
+    read_lines,
+    read_methods,
+    write_predictions,
+)
+from stepladder.eval.predictions import SCRATCH as SCRATCH
+from stepladder.eval.predictions import TUNED as TUNED
+from stepladder.eval.predictions import show_predictions as show_predictions
+from stepladder.eval.resample import bootstrap
+from stepladder.eval.text_baselines import text_baselines
+from stepladder.eval.verdict import BLIND, LEARNED, Compared, limits, verdict
 from stepladder.records import TaskResult, to_json
-from stepladder.store import DONE_FILE, read_json, write_json, write_text
+from stepladder.store import DONE_FILE, read_json, write_json
 
-PREDICTIONS_FILE, RESULTS_FILE = "predictions.jsonl", "results.json"
-TUNED, SCRATCH, FROZEN = "fine-tuned", "from scratch", "frozen features"
-_NETWORKS = (TUNED, FROZEN, SCRATCH)
+RESULTS_FILE = "results.json"
+Methods = Mapping[str, Sequence[Predictions]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskTable:
-    """Rows (one a method and metric), and what they say in plain sentences."""
+    """Rows (one a method and metric), what they say in plain sentences, and what the test cannot tell."""
 
     task: str
     rows: tuple[TaskResult, ...]
     verdict: str
+    limits: tuple[str, ...] = ()
+    kind: str = "classification"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestSet:
+    """Gold values of the test examples and the group of each (None: each is its own)."""
+
+    task: str
+    kind: str
+    gold: Gold
+    groups: Groups
+
+    def take(self, chosen: Sequence[int]) -> "TestSet":
+        """Some of its examples."""
+        groups = None if self.groups is None else [self.groups[at] for at in chosen]
+        return TestSet(task=self.task, kind=self.kind, gold=[self.gold[at] for at in chosen], groups=groups)
+
+    @property
+    def independent(self) -> int:
+        """Groups, or examples where each is its own."""
+        return len(self.gold) if self.groups is None else len(set(self.groups))
 
 
 def task_table(folder: Path, *, seed: int = 0) -> TaskTable:
@@ -40,195 +75,126 @@ def task_table(folder: Path, *, seed: int = 0) -> TaskTable:
     Raises:
         TaskError: a predictions file does not belong to the test set.
     """
-    card = read_json(folder / "task.json")
-    splits = {split: _read_lines(folder / f"{split}.jsonl") for split in ("train", "dev", "test")}
-    _write_baselines(folder, splits, seed)
-    gold = [str(row["label"]) for row in splits["test"]]
-    groups = [str(row.get("group", at)) for at, row in enumerate(splits["test"])]
-    clustered = groups if len(set(groups)) < len(groups) else None
-    methods = _read_methods(folder, gold)
-    rows = []
-    for method in sorted(methods, key=_order):
-        runs = methods[method]
-        for metric in METRICS:
-            estimate = bootstrap(metric, gold, [run["labels"] for run in runs], groups=clustered)
-            rows.append(
-                TaskResult(
-                    task=card["name"],
-                    method=method,
-                    metric=metric,
-                    value=estimate.value,
-                    low=estimate.low,
-                    high=estimate.high,
-                    examples=len(gold),
-                    seconds=sum(run["seconds"] for run in runs) / len(runs),
-                    seeds=len(runs),
-                    notes=_notes(gold, runs, clustered),
-                )
-            )
-    labels = {method: [run["labels"] for run in runs] for method, runs in methods.items()}
-    table = TaskTable(task=card["name"], rows=tuple(rows), verdict=verdict(gold, labels, clustered))
-    write_json(
-        folder / RESULTS_FILE,
-        {"task": card["name"], "verdict": table.verdict, "rows": [to_json(row) for row in rows]},
-    )
+    test, methods = read_folder(folder, seed=seed)
+    table = score(test, methods)
+    write_json(folder / RESULTS_FILE, table_object(table))
     return table
 
 
-def verdict(
-    gold: Sequence[str],
-    methods: Mapping[str, Sequence[Sequence[str]]],
-    groups: Sequence[str] | None = None,
-) -> str:
-    """What a reader should do, from paired differences in accuracy with 95 % intervals."""
-    sentences = []
-    network = next((method for method in _NETWORKS if method in methods), None)
-    if network and LINEAR in methods:
-        gap = paired_difference("accuracy", gold, methods[network], methods[LINEAR], groups=groups)
-        figures = f"{gap.value:+.3f} accuracy, 95 % interval {gap.low:+.3f} to {gap.high:+.3f}"
-        if gap.high < 0:
-            sentences.append(f"Use the linear model: the {network} network loses to it ({figures}).")
-        elif gap.low <= 0:
-            sentences.append(
-                f"Use the linear model: the {network} network cannot be told from it ({figures}), and it is "
-                "far cheaper."
+def read_folder(folder: Path, *, seed: int = 0) -> tuple[TestSet, Methods]:
+    """The test set and what all methods said, baselines included (computed where they are not there yet)."""
+    kind, name = kind_of(folder), read_json(folder / "task.json")["name"]
+    rows: dict[str, list[Row]] = {
+        split: [*read_lines(folder / f"{split}.jsonl")] for split in ("train", "dev", "test")
+    }
+    task = TaskRows(name=name, kind=kind, rows=rows)
+    _write_baselines(folder, task, seed)
+    gold = task.gold("test")
+    groups = [str(row.get("group", at)) for at, row in enumerate(rows["test"])]
+    shared = groups if len(set(groups)) < len(groups) else None
+    return TestSet(task=name, kind=kind, gold=gold, groups=shared), read_methods(folder, gold, kind)
+
+
+def score(test: TestSet, methods: Methods) -> TaskTable:
+    """The rows of all methods and what they say."""
+    rows, decisive = [], {}
+    main: Metric | None = None
+    for method in sorted(methods, key=_order):
+        runs = methods[method]
+        for metric in metrics_of(test.kind, test.gold, runs[0]):
+            measures = [metric.measure(test.gold, run, test.groups) for run in runs]
+            main = main or metric
+            if metric is main:
+                decisive[method] = measures
+            estimate = bootstrap(measures)
+            rows.append(
+                TaskResult(
+                    task=test.task,
+                    method=method,
+                    metric=metric.name,
+                    value=estimate.value,
+                    low=estimate.low,
+                    high=estimate.high,
+                    examples=len(test.gold),
+                    seconds=sum(run.seconds for run in runs) / len(runs),
+                    seeds=len(runs),
+                    notes=_notes(test, runs),
+                )
             )
-        else:
-            sentences.append(f"Use the {network} network: it beats the linear model ({figures}).")
-    if TUNED in methods and SCRATCH in methods:
-        gap = paired_difference("accuracy", gold, methods[TUNED], methods[SCRATCH], groups=groups)
-        figures = f"{gap.value:+.3f}, {gap.low:+.3f} to {gap.high:+.3f}"
-        effect = (
-            "helped" if gap.low > 0 else "hurt" if gap.high < 0 else "made no difference that can be told"
-        )
-        sentences.append(f"Pretraining {effect} ({figures}).")
-    best = LINEAR if LINEAR in methods else network
-    if best and MAJORITY in methods:
-        gap = paired_difference("accuracy", gold, methods[best], methods[MAJORITY], groups=groups)
-        if gap.low <= 0:
-            sentences.append(f"{best} does not beat the majority class: these labels were not learned.")
-    return " ".join(sentences)
+    assert main is not None
+    found = Compared(metric=main, methods=decisive)
+    return TaskTable(
+        task=test.task,
+        rows=tuple(rows),
+        verdict=verdict(found),
+        limits=limits(found, test.independent, len(test.gold)),
+        kind=test.kind,
+    )
+
+
+def table_object(table: TaskTable) -> dict[str, Any]:
+    """What results.json holds of a table."""
+    return {
+        "task": table.task,
+        "kind": table.kind,
+        "verdict": table.verdict,
+        "limits": list(table.limits),
+        "rows": [to_json(row) for row in table.rows],
+    }
 
 
 def format_table(table: TaskTable) -> str:
-    """The table as lines of text: method, metric ± interval per metric, seeds, seconds."""
+    """The table as lines of text: method, each metric with interval, seeds, seconds; then its limits."""
     by_method: dict[str, dict[str, TaskResult]] = defaultdict(dict)
     for row in table.rows:
         by_method[row.method][row.metric] = row
-    width = max(len(method) for method in by_method)
-    heads = "  ".join(f"{metric.replace('_', '-'):<22}" for metric in METRICS)
-    lines = [f"{'method':<{width}}  {heads}  seeds  seconds"]
-    for method, cells in by_method.items():
-        texts = [f"{r.value:.3f} ({r.low:.3f}–{r.high:.3f})" for r in (cells[metric] for metric in METRICS)]
-        first = next(iter(cells.values()))
-        figures = "  ".join(f"{text:<22}" for text in texts)
-        lines.append(f"{method:<{width}}  {figures}  {first.seeds:>5}  {first.seconds:7.1f}")
-    return "\n".join(lines)
-
-
-def show_predictions(folder: Path, method: str = TUNED, *, count: int = 5, seed: int = 0) -> list[str]:
-    """`count` test examples as lines: right or wrong, gold and predicted label, probability, short text.
-
-    Drawn with `seed` from the method's first run, so that nobody picked the nice ones.
-    """
-    import random
-
-    rows = _read_lines(folder / "test.jsonl")
-    runs = _read_methods(folder, [str(row["label"]) for row in rows])
-    if method not in runs:
-        raise TaskError(f"{folder} has no predictions of {method!r}", allowed=", ".join(sorted(runs)))
-    run, lines = runs[method][0], []
-    width = max(len(str(row["label"])) for row in rows)
-    for at in sorted(random.Random(seed).sample(range(len(rows)), min(count, len(rows)))):
-        gold, predicted = str(rows[at]["label"]), run["labels"][at]
-        text = " ".join(rows[at]["text"].split())
-        text = text if len(text) <= 60 else text[:59] + "…"
-        said = f"{predicted} ({run['probabilities'][at]:.2f})"
-        mark = "right" if gold == predicted else "WRONG"
-        lines.append(f"{mark}  {said:<{width + 7}}  gold {gold:<{width}}  {text}")
-    return lines
-
-
-def write_predictions(
-    folder: Path, gold: Sequence[str], labels: Sequence[str], sure: Sequence[float]
-) -> None:
-    """predictions.jsonl of one method; one line a test example, in the order of test.jsonl."""
-    lines = [
-        json.dumps({"index": at, "gold": g, "predicted": p, "probability": round(s, 6)}, ensure_ascii=False)
-        for at, (g, p, s) in enumerate(zip(gold, labels, sure, strict=True))
-    ]
-    write_text(folder / PREDICTIONS_FILE, "\n".join(lines) + "\n")
-
-
-def _write_baselines(folder: Path, splits: Mapping[str, list[dict[str, Any]]], seed: int) -> None:
-    texts = {split: [row["text"] for row in rows] for split, rows in splits.items()}
-    labels = {split: [str(row["label"]) for row in rows] for split, rows in splits.items()}
-    count = len(texts["test"])
-
-    def fit_linear() -> tuple[list[str], list[float]]:
-        return linear(
-            (texts["train"], labels["train"]), (texts["dev"], labels["dev"]), texts["test"], seed=seed
-        )
-
-    shares = {label: labels["train"].count(label) / len(labels["train"]) for label in set(labels["train"])}
-    common = majority(labels["train"], count)
-    drawn = chance(labels["train"], count, seed)
-    makers = {
-        LINEAR: fit_linear,
-        MAJORITY: lambda: (common, [shares[label] for label in common]),
-        CHANCE: lambda: (drawn, [shares[label] for label in drawn]),
+    metrics = list(dict.fromkeys(row.metric for row in table.rows))
+    texts = {
+        method: [_cell(cells[name]) if name in cells else "" for name in metrics]
+        for method, cells in by_method.items()
     }
-    for method, make in makers.items():
+    heads = [metric_named(name).label for name in metrics]
+    widths = [max(map(len, column)) for column in zip(heads, *texts.values(), strict=True)]
+    width = max(map(len, by_method))
+    lines = [_line(["method", *heads], [width, *widths]) + "  seeds  seconds"]
+    for method, cells in by_method.items():
+        first = next(iter(cells.values()))
+        line = _line([method, *texts[method]], [width, *widths])
+        lines.append(f"{line}  {first.seeds:>5}  {first.seconds:7.1f}")
+    return "\n".join([*lines, *table.limits])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def _cell(row: TaskResult) -> str:
+    digits = metric_named(row.metric).digits
+    return f"{row.value:.{digits}f} ({row.low:.{digits}f}–{row.high:.{digits}f})"
+
+
+def _write_baselines(folder: Path, task: TaskRows, seed: int) -> None:
+    labelled = task.kind in ("classification", "multilabel", "rating")
+    for method, make in (label_baselines if labelled else text_baselines)(task).items():
         target = folder / re.sub(r"[^a-z]+", "-", method.lower())
         if (target / DONE_FILE).exists():
             continue
         start = time.perf_counter()
-        predicted, sure = make()
-        write_predictions(target, labels["test"], predicted, sure)
+        said, sure = make(task, seed)
+        write_predictions(target, task.gold("test"), said, sure)
         seconds = round(time.perf_counter() - start, 3)
         write_json(target / DONE_FILE, {"method": method, "seed": seed, "seconds": seconds})
 
 
-def _read_methods(folder: Path, gold: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Runs by method: labels, probabilities, seconds, seed; ordered by seed."""
-    methods: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(folder.glob(f"*/{PREDICTIONS_FILE}")):
-        if not (path.parent / DONE_FILE).exists():
-            continue  # an interrupted run
-        rows, done = _read_lines(path), read_json(path.parent / DONE_FILE)
-        if [str(row["gold"]) for row in rows] != list(gold):
-            raise TaskError(
-                f"{path} does not belong to this test set",
-                got=f"{len(rows)} predictions with other gold labels",
-                allowed=f"the {len(gold)} labels of {folder / 'test.jsonl'}, in order",
-                next_command=f"mv {path.parent} {path.parent}.old",
-            )
-        methods[done["method"]].append(
-            {
-                "labels": [str(row["predicted"]) for row in rows],
-                "probabilities": [float(row["probability"]) for row in rows],
-                "seconds": float(done["seconds"]),
-                "seed": int(done["seed"]),
-            }
-        )
-    for runs in methods.values():
-        runs.sort(key=lambda run: run["seed"])
-    return dict(methods)
-
-
-def _notes(gold: Sequence[str], runs: Sequence[Mapping[str, Any]], groups: Sequence[str] | None) -> str:
-    errors = [calibration_error(gold, run["labels"], run["probabilities"]) for run in runs]
-    unit = f"{len(set(groups))} groups resampled" if groups else "examples resampled"
+def _notes(test: TestSet, runs: Sequence[Predictions]) -> str:
+    unit = f"{test.independent} groups resampled" if test.groups else "examples resampled"
+    if test.kind != "classification" or not all(run.sure for run in runs):
+        return unit
+    right = [[g == p for g, p in zip(test.gold, run.said, strict=True)] for run in runs]
+    errors = [calibration_error(hits, run.sure) for hits, run in zip(right, runs, strict=True)]
     return f"calibration error {sum(errors) / len(errors):.3f}; {unit}"
 
 
 def _order(method: str) -> tuple[int, str]:
-    known = (*_NETWORKS, LINEAR, MAJORITY, CHANCE)
+    known = (*NETWORKS, *LEARNED, *BLIND)
     return (known.index(method) if method in known else len(known), method)
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{path} is not readable JSON lines", got=str(error)) from error

@@ -1,7 +1,7 @@
-"""Gold and predicted texts in; the counts of each example from which BLEU, chrF and ROUGE follow out (no torch).
+"""Gold and predicted texts in; the counts of each example from which BLEU, chrF and ROUGE follow, out.
 
-Corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015) are formulas of summed counts. They equal sacrebleu's
-defaults, whose signatures are nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp and
+Corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015) are formulas of summed counts. They equal
+sacrebleu's defaults, whose signatures are nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp and
 nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no; ROUGE (Lin 2004) equals rouge-score without stemming.
 """
 
