@@ -138,6 +138,11 @@ OVERRIDES: Mapping[str, Rule] = {
     "kg_co2e_per_kwh": Rule(kind="number", low=0),
     "pue": Rule(kind="number", low=1, high=5),
     "mfu": Rule(kind="number", low=0, high=1, above=True),
+    "usd_to_buy": _LIMIT,
+    "storage_months": Rule(kind="number", low=0),
+    "market_kg_co2e_per_kwh": Rule(kind="number", low=0),
+    "contract": Rule(kind="text"),
+    "litres_per_kwh": Rule(kind="number", low=0),
 }
 
 

@@ -97,10 +97,12 @@ def test_water_has_no_default_on_site():
 
 
 def test_the_region_is_the_largest_lever_and_waiting_the_smallest():
-    levers = carbon_levers(1_000.0, "PL")
-    assert levers[0].share < 1 / 15
-    names = [lever.name for lever in levers]
-    assert names.index("power cap") < names.index("clean hours")
-    assert levers[0].kg_co2e == pytest.approx(levers[0].share * 1_000 * grid_of("PL").value)
-    clean = carbon_levers(1_000.0, levers[0].name.removeprefix("region "))
-    assert [lever.name for lever in clean] == ["power cap", "clean hours"]
+    levers = carbon_levers(KWH, location_carbon(KWH, "PL"))
+    region, cap, hours = (
+        levers[f"kg_co2e_{name}"] for name in ("cleanest_region", "power_cap", "clean_hours")
+    )
+    now = location_carbon(KWH, "PL").value
+    assert region.value < now / 15
+    assert region.value < cap.value < hours.value < now
+    assert "Iceland" in region.how
+    assert {"kg_co2e_power_cap", "kg_co2e_clean_hours"} == set(carbon_levers(KWH, location_carbon(KWH, "IS")))

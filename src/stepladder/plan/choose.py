@@ -10,6 +10,7 @@ from typing import Literal
 
 from stepladder.errors import PlanError
 from stepladder.models.count import count_params
+from stepladder.plan.around import numbers_around
 from stepladder.plan.conflicts import reject_conflicts
 from stepladder.plan.costs import cost_numbers
 from stepladder.plan.derive import Z80, exact, within
@@ -95,6 +96,7 @@ def choose_plan(
     loss = _loss_number(settled, options)
     numbers = numbers_of(problem, settled, len(problem.shapes), loss) | data_numbers(problem, settled)
     numbers |= layout_numbers(choice)
+    numbers |= numbers_around(problem, settled, numbers, device)
     return Plan(
         name=options.name,
         corpus=options.corpus_folder,

@@ -11,7 +11,22 @@ from stepladder.plan.show import WORDS, shown
 from stepladder.plan.whatif import Change
 from stepladder.records import Plan
 
-_ROWS = ("params", "tokens", "batch_tokens", "loss", "seconds", "usd", "kwh", "kg_co2e", "peak_bytes")
+_ROWS = (
+    "params",
+    "tokens",
+    "batch_tokens",
+    "loss",
+    "seconds",
+    "usd",
+    "kwh",
+    "kg_co2e",
+    "peak_bytes",
+    "usd_project",
+    "hours_to_break_even",
+    "kg_co2e_embodied",
+    "kg_co2e_market",
+    "water_litres",
+)
 _LIMIT = re.compile(r"\[budget\] (\w+)")
 _MOST_WIDTH, _LEAST_WIDTH, _LABEL = 110, 22, 15
 

@@ -5,7 +5,6 @@ are on top and no run keeps a device at its limit. Constants and errors: `bench/
 """
 
 import math
-from dataclasses import dataclass
 
 from stepladder.errors import PlanError
 from stepladder.plan.derive import Z80, exact, times, within
@@ -29,16 +28,6 @@ _WATTS_PER_TFLOP, _WATTS_FACTOR80 = 1.0, 2.0
 _SERVER_KG, _DEVICE_KG, _LIFETIME_HOURS = 2_500.0, 150.0, 6 * 8_766 * 0.85
 # Litres a kWh of electricity takes in power plants, average of the United States (arXiv:2304.03271).
 _PLANT_LITRES_PER_KWH = 3.1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lever:
-    """A change that saves carbon: kg CO2e with it, and the share of what it would be without."""
-
-    name: str
-    kg_co2e: float
-    share: float
-    source: str
 
 
 def system_watts(device: Device, params: float = math.inf) -> Derived:
@@ -103,6 +92,7 @@ def market_carbon(kwh: Derived, kg_per_kwh: float, contract: str) -> Derived:
             "market-based carbon needs the contract's name and its factor",
             got=f'{kg_per_kwh:g} kg/kWh of "{contract}"',
             allowed="at least 0 kg/kWh, and whose contract it is",
+            next_command="set market_kg_co2e_per_kwh and contract in [override]",
         )
     factor = exact(kg_per_kwh, contract, "user")
     return times(f"`kwh` x {kg_per_kwh:g} kg/kWh by contract: {contract}", kwh, factor, source="user")
@@ -137,27 +127,26 @@ def water_litres(kwh: Derived, pue: Derived, on_site_litres_per_kwh: float) -> D
     return times(how, kwh, within(cooling + _PLANT_LITRES_PER_KWH, 1.5, how, "user"))
 
 
-def carbon_levers(kwh: float, region: str) -> tuple[Lever, ...]:
-    """What regions, a power cap and waiting for clean hours would each do to `kwh`, largest saving first."""
-    here = grid_of(region)
-    now = kwh * here.value
-    levers = [
-        Lever(name=f"region {code}", kg_co2e=kwh * grid.value, share=grid.value / here.value, source=grid.how)
-        for code, grid in regions().items()
-        if code not in ("world", "EU") and grid.value < 0.95 * here.value
-    ]
-    for name, share, source in (
+def carbon_levers(kwh: Derived, kg_co2e: Derived) -> dict[str, Derived]:
+    """kg CO2e with the cleanest region, with a power cap, and with waiting for clean hours; one at a time."""
+    grids = sorted(
+        ((code, grid) for code, grid in regions().items() if code not in ("world", "EU")),
+        key=lambda one: one[1].value,
+    )
+    code, cleanest = grids[0]
+    others = ", ".join(f"{code} {grid.value:.3g}" for code, grid in grids[1:4])
+    how = f"`kwh` x {cleanest.value:.3g} kg/kWh in {code} ({cleanest.how}); next: {others}"
+    found = {"kg_co2e_cleanest_region": times(how, kwh, cleanest)}
+    for name, share, factor, source in (
+        ("power_cap", 0.85, 1.06, "15 % less energy, a little longer: encoders on V100, arXiv:2205.09646"),
         (
-            "power cap",
-            0.85,
-            "15 % less energy, marginally longer, masked language model on V100: arXiv:2205.09646",
-        ),
-        (
-            "clean hours",
+            "clean_hours",
             0.97,
+            1.03,
             "a run of days averages day and night: a few per cent at best; upper bounds of "
             "arXiv:2306.06502 call it limited",
         ),
     ):
-        levers.append(Lever(name=name, kg_co2e=share * now, share=share, source=source))
-    return tuple(sorted(levers, key=lambda lever: lever.share))
+        number = within(share, factor, source, "prior")
+        found[f"kg_co2e_{name}"] = times(f"`kg_co2e` x {share:g}: {source}", kg_co2e, number)
+    return {name: number for name, number in found.items() if number.value < kg_co2e.value}

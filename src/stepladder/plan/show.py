@@ -22,6 +22,18 @@ _FORECAST = (
     "goodput",
 )
 _ADVICE = ("epochs_worth", "usd_per_million_new_tokens")
+# What stands around a run, on one line; the rest of it is behind --why.
+_AROUND = {
+    "usd_project": "the whole project {}",
+    "usd_buy_pays_below": "buying pays below {} a device",
+    "hours_to_break_even": "or after {} hours",
+    "kg_co2e_embodied": "making the hardware {} kg CO2e",
+    "kg_co2e_market": "by contract {} kg",
+    "water_litres": "{} litres of water",
+    "kg_co2e_cleanest_region": "in the cleanest region {} kg",
+    "kg_co2e_power_cap": "with a power cap {} kg",
+    "kg_co2e_clean_hours": "at clean hours {} kg",
+}
 WORDS = {
     "params": "parameters",
     "batch_tokens": "batch",
@@ -32,6 +44,11 @@ WORDS = {
     "kwh": "kWh",
     "peak_bytes": "memory",
     "usd_with_use": "usd with use",
+    "usd_project": "usd, project",
+    "hours_to_break_even": "buying, hours",
+    "kg_co2e_embodied": "kg, hardware",
+    "kg_co2e_market": "kg, contract",
+    "water_litres": "litres",
 }
 _FORMATS = {
     "params": format_count,
@@ -41,6 +58,8 @@ _FORMATS = {
     "calendar_seconds": format_seconds,
     "usd": format_usd,
     "usd_with_use": format_usd,
+    "usd_project": format_usd,
+    "usd_buy_pays_below": format_usd,
     "peak_bytes": format_bytes,
     "usd_per_million_new_tokens": format_usd,
 }
@@ -64,6 +83,12 @@ def plan_lines(plan: Plan, measurements: Sequence[Measurement] = (), notes: Sequ
                 f"{name.replace('_', ' ')} {shown(name, plan.numbers[name].value)}: {plan.numbers[name].how}"
             )
             lines += _wrapped("  text           ", text.replace("`", ""))
+    said = [
+        words.format(shown(name, plan.numbers[name].value))
+        for name, words in _AROUND.items()
+        if name in plan.numbers
+    ]
+    lines += _wrapped("  around it      ", "; ".join(said)) if said else []
     lines += _alternatives(plan)
     if measurements:
         lines.append("what would narrow it, by the share of all spread that it removes")

@@ -155,7 +155,7 @@ def _this_cpu(brief: Brief, machine: Machine) -> Site:
         memory_bytes=machine.memory_bytes,
         flops_per_second=speed,
         usd_per_device_hour=exact(0.0, "this machine costs nothing by the hour; electricity is counted"),
-        usd_per_kwh=_household_price(),
+        usd_per_kwh=usual_power_price(),
         watts=within(
             _WATTS_PER_CORE * machine.cores,
             _CORE_FACTOR80,
@@ -207,7 +207,7 @@ def _of_device(brief: Brief, device: Device, machine: Machine, today: date | Non
         memory_bytes=device.mem_bytes,
         flops_per_second=within(_MFU * peak, _MFU_FACTOR80, how, "prior"),
         usd_per_device_hour=exact(0.0, "this machine costs nothing by the hour") if here else price,
-        usd_per_kwh=_household_price() if here else exact(0.0, "electricity is in the price of the device"),
+        usd_per_kwh=usual_power_price() if here else exact(0.0, "electricity is in the price of the device"),
         watts=system_watts(device),
         pue=exact(1.0, "no data centre around this machine") if here else usual_pue(),
         kg_co2e_per_kwh=grid_of("world"),
@@ -231,7 +231,8 @@ def _measured_watts(observations: Sequence[Observation]) -> Derived | None:
     return within(watts[len(watts) // 2], 1.15, how, "measured")
 
 
-def _household_price() -> Derived:
+def usual_power_price() -> Derived:
+    """US dollars a kWh where nobody said."""
     how = "electricity: $0.11 to $0.29 covers most households and businesses; set usd_per_kwh in [override]"
     return within(0.18, 1.6, how, "prior")
 

@@ -24,6 +24,16 @@ _ALIASES = {
     "power": "watts",
     "grid": "kg_co2e_per_kwh",
     "speed": "seconds_per_token",
+    "project": "usd_project",
+    "storage": "usd_storage",
+    "development": "usd_development",
+    "buy": "usd_buy_pays_below",
+    "hardware": "kg_co2e_embodied",
+    "market": "kg_co2e_market",
+    "water": "water_litres",
+    "region": "kg_co2e_cleanest_region",
+    "power_cap": "kg_co2e_power_cap",
+    "clean_hours": "kg_co2e_clean_hours",
 }
 
 
