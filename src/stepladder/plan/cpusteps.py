@@ -31,17 +31,17 @@ _TRIPS, _LOGIT_TRIPS, _STATE_TRIPS = 3, 4, 8
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CpuPrices:
     """Seconds for one FLOP of a product, one byte read or written, one message, one byte sent; and of each
-    layer of a micro-batch and each step. One thread in fp32."""
+    layer of a micro-batch and each step. One thread in fp32, fitted to all runs of bench/plan/own_steps.py."""
 
-    products: float = 1.25e-11
-    passes: float = 2e-10
-    scores: float = 3.3e-10
-    logits: float = 3.3e-10
-    optimiser: float = 2e-10
-    step: float = 2e-3
-    layers: float = 2e-3
-    messages: float = 3e-4
-    traffic: float = 1e-9
+    products: float = 1.35e-11
+    passes: float = 2.2e-10
+    scores: float = 4.8e-10
+    logits: float = 4e-10
+    optimiser: float = 2.1e-10
+    step: float = 1.9e-3
+    layers: float = 2.3e-3
+    messages: float = 6.2e-3
+    traffic: float = 5.4e-9
 
 
 FITTED = CpuPrices()
