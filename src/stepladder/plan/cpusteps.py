@@ -31,7 +31,7 @@ _TRIPS, _LOGIT_TRIPS, _STATE_TRIPS = 3, 4, 8
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CpuPrices:
     """Seconds for one FLOP of a product, one byte read or written, one message, one byte sent; and of each
-    layer of a micro-batch and each step. One thread in fp32, fitted to all runs of bench/plan/own_steps.py."""
+    layer of a micro-batch and each step. One thread in fp32, fitted to bench/plan/own_steps.py."""
 
     products: float = 1.35e-11
     passes: float = 2.2e-10
