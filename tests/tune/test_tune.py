@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 from stepladder.errors import FingerprintError, TaskError  # noqa: E402
 from stepladder.eval import table as tables  # noqa: E402
+from stepladder.eval.predictions import FROZEN  # noqa: E402
 from stepladder.models import hf  # noqa: E402
 from stepladder.store import write_json  # noqa: E402
 from stepladder.train.loop import Stopped  # noqa: E402
@@ -82,7 +83,7 @@ def test_every_method_learns_and_keeps_its_best_weights(tuned, word_task, method
 
 def test_the_table_has_all_methods_and_says_which_to_use(tuned):
     table = tables.task_table(tuned)
-    expected = [tables.TUNED, tables.FROZEN, tables.SCRATCH, "TF-IDF + logistic regression"]
+    expected = [tables.TUNED, FROZEN, tables.SCRATCH, "TF-IDF + logistic regression"]
     expected += ["majority class", "chance"]
     assert expected == list(dict.fromkeys(row.method for row in table.rows))
     assert {"accuracy", "macro_f1"} == {row.metric for row in table.rows}
@@ -93,7 +94,7 @@ def test_the_table_has_all_methods_and_says_which_to_use(tuned):
     stored = json.loads((tuned / "results.json").read_text())
     assert table.verdict == stored["verdict"]
     assert len(table.rows) == len(stored["rows"])
-    assert len(tables.format_table(table).splitlines()) == 7
+    assert len(tables.format_table(table).splitlines()) == 7 + len(table.limits)
     shown = tables.show_predictions(tuned)
     assert len(shown) == 5
     assert all(line.startswith(("right", "WRONG")) for line in shown)
@@ -233,5 +234,5 @@ def test_a_tuned_folder_round_trip(tmp_path, network_folder, corpus):
 
 
 def test_names_of_methods_agree_with_the_table():
-    expected = {"full": tables.TUNED, "lora": "LoRA", "frozen": tables.FROZEN, "scratch": tables.SCRATCH}
+    expected = {"full": tables.TUNED, "lora": "LoRA", "frozen": FROZEN, "scratch": tables.SCRATCH}
     assert expected == runs.METHODS
