@@ -37,7 +37,9 @@ def _write_cards(folder: Path, parts: Parts) -> None:
         write_text(folder / task.place / CARD_FILE, tuned_card(parts, task))
     described = folder / "corpus" / CROISSANT_FILE
     if parts.brief and described.exists():
-        write_json(described, with_statements(read_json(described), to_json(parts.brief.card)))
+        before = read_json(described)
+        if (stated := with_statements(before, to_json(parts.brief.card))) != before:
+            write_json(described, stated)
 
 
 def headlines(parts: Parts) -> list[str]:

@@ -128,6 +128,25 @@ def _train(
 ) -> str:
     """Run the training loop to its end, or to the end of patience; the run's status."""
     job, on_step = what
+
+    def hear(step: int, _: int, loss: float) -> None:
+        on_step(step, step * batches.batch_examples, loss)
+
+    try:
+        return train(model, objective, batches, loop_job(job, batches, keeper.stop, hear)).status
+    except Stopped:
+        if not keeper.is_exhausted():
+            raise
+        return "ok"
+
+
+def loop_job(
+    job: TuneJob,
+    batches: TaskBatches | FeatureBatches,
+    stop: threading.Event,
+    on_step: Callable[[int, int, float], None],
+) -> Job:
+    """What the training loop is told of a job."""
     options = job.options
     rate = _RATES.get(job.method, 1.0) * (1.0 if job.method == "scratch" else options.rate)
     width = read_shape(weights_folder(Path(job.model))).width
@@ -142,23 +161,17 @@ def _train(
         decay_share=0.5,
     )
     layout = Layout(precision="bf16" if options.precision == "bf16" else "fp32")
-    loop_job = Job(
+    return Job(
         name=f"{job.method}-{job.seed}",
         recipe=recipe,
         layout=layout,
         ranks=Ranks(rank=0, world=1, device=torch.device("cpu")),
         steps=batches.steps_per_epoch * options.epochs,
         folder=Path(job.out),
-        stop=keeper.stop,
-        on_step=lambda step, _, loss: on_step(step, step * batches.batch_examples, loss),
+        stop=stop,
+        on_step=on_step,
         evaluations=options.epochs * options.evaluations_per_epoch - 1,
     )
-    try:
-        return train(model, objective, batches, loop_job).status
-    except Stopped:
-        if not keeper.is_exhausted():
-            raise
-        return "ok"
 
 
 def write_outcome(model: TaskModel, task: Encodings, out: Path) -> None:
@@ -186,7 +199,8 @@ def build_model(job: TuneJob, adapter: Adapter) -> TaskModel:
     """The pretrained network, or one of the same shape with the weights that the seed draws, and a head."""
     torch.manual_seed(job.seed)
     shape = read_shape(weights_folder(Path(job.model)))
-    attention = usual_attention(shape.context_tokens, "cpu", "bf16")
+    precision = "bf16" if job.options.precision == "bf16" else "fp32"
+    attention = usual_attention(shape.context_tokens, "cpu", precision)
     if job.method == "scratch":
         network = random_network(shape, job.seed, attention=attention)
     else:
