@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from stepladder.models.generate import generate_many
 from stepladder.models.hf import load_folder
+from stepladder.models.transformer import Transformer
 
 ROUNDS = 3
 
@@ -66,11 +67,11 @@ def main() -> int:
 
 
 @torch.no_grad()
-def uncached(network: torch.nn.Module, prompts: torch.Tensor, tokens: int) -> list[list[int]]:
+def uncached(network: Transformer, prompts: torch.Tensor, tokens: int) -> list[list[int]]:
     """All positions again for each token."""
-    rows = prompts
+    rows, context = prompts, network.shape.context_tokens
     for _ in range(tokens):
-        rows = torch.cat((rows, network(rows)[:, -1:].argmax(-1)), dim=1)
+        rows = torch.cat((rows, network(rows[:, -context:])[:, -1:].argmax(-1)), dim=1)
     return rows[:, prompts.shape[1] :].tolist()
 
 
