@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from stepladder.brief import load_brief  # noqa: E402
 from stepladder.errors import ExportError  # noqa: E402
-from stepladder.eval.generate import complete_text  # noqa: E402
+from stepladder.eval.generate import open_speaker  # noqa: E402
 from stepladder.models.hf import load_folder  # noqa: E402
 from stepladder.pipeline import run_climb  # noqa: E402
 from stepladder.stages import Climb  # noqa: E402
@@ -72,4 +72,4 @@ def test_a_masked_climb_ends_in_an_encoder_that_transformers_loads(tmp_path: Pat
         network, theirs = network.double(), theirs.double()
         assert (network(row.input_ids) - theirs(**row).logits).abs().max() <= 1e-5
     with pytest.raises(ExportError, match="is an encoder"):
-        complete_text(summit.export, "This module", 4)
+        open_speaker(summit.export)

@@ -13,10 +13,10 @@ import torch.nn.functional as F  # noqa: E402
 from stepladder.data.tokens.shards import open_split, write_split  # noqa: E402
 from stepladder.data.tokens.tokenizer import load_tokenizer, train_tokenizer  # noqa: E402
 from stepladder.errors import DataError, ExportError  # noqa: E402
-from stepladder.eval.generate import complete_text, generate, open_speaker  # noqa: E402
+from stepladder.eval.generate import open_speaker  # noqa: E402
 from stepladder.eval.perplexity import evaluate_corpus, evaluate_text, rolling_losses  # noqa: E402
 from stepladder.models import hf  # noqa: E402
-from stepladder.models.generate import Sampling  # noqa: E402
+from stepladder.models.generate import Sampling, generate_many  # noqa: E402
 from stepladder.records import Shape  # noqa: E402
 from stepladder.store import write_json  # noqa: E402
 
@@ -99,18 +99,22 @@ def test_a_network_of_nan_is_told(run, tmp_path):
 
 
 def test_completion_is_the_same_for_a_seed_and_outgrows_the_context(run):
-    first = complete_text(run, "words of", 40, temperature=1.0, seed=3)
-    assert first == complete_text(run, "words of", 40, temperature=1.0, seed=3)
-    assert first != complete_text(run, "words of", 40, temperature=1.0, seed=4)
-    assert complete_text(run, "", 5) == complete_text(run, "", 5)
+    def said(prompt: str, seed: int) -> str:
+        return "".join(open_speaker(run).say(prompt, 40, Sampling(temperature=1.0, seed=seed)))
+
+    assert said("words of", 3) == said("words of", 3)
+    assert said("words of", 3) != said("words of", 4)
+    assert said("", 3) == said("", 3)
 
 
 def test_generation_stops_at_the_end_token_and_keeps_to_the_vocabulary():
     network = hf.random_network(SHAPE, 0).eval()
-    new = generate(network, [1, 2, 3], 10, end=-1, temperature=1.0)
+    prompts, how = [[1, 2, 3]], Sampling(temperature=1.0)
+    (new,) = generate_many(network, prompts, 10, end=-1, sampling=how)
     assert len(new) == 10
-    assert new[: new.index(new[4])] == generate(network, [1, 2, 3], 10, end=new[4], temperature=1.0)
-    assert max(generate(network, [1, 2, 3], 50, end=-1, temperature=9.0, vocabulary=20)) < 20
+    assert [new[: new.index(new[4])]] == generate_many(network, prompts, 10, end=new[4], sampling=how)
+    hot = Sampling(temperature=9.0)
+    assert max(generate_many(network, prompts, 50, end=-1, sampling=hot, vocabulary=20)[0]) < 20
 
 
 def test_a_corpus_split_gives_what_its_tokens_give(run, tmp_path):
@@ -138,13 +142,17 @@ def test_an_encoder_is_refused(run, tmp_path):
     with pytest.raises(ExportError, match="is an encoder"):
         evaluate_text(tmp_path, tmp_path / "words.txt", tokenizer=run)
     with pytest.raises(ExportError, match="is an encoder"):
-        complete_text(tmp_path, "words", 4, tokenizer=run)
+        open_speaker(tmp_path, run)
 
 
 def test_pieces_are_the_whole_text_and_stop_where_they_should(run):
     speaker, how = open_speaker(run), Sampling(temperature=1.0, seed=3)
     whole = "".join(speaker.say("words of", 40, how))
-    assert whole == complete_text(run, "words of", 40, temperature=1.0, seed=3)
+    words, ids = speaker.words, [speaker.words.end_id, *speaker.words.encode("words of")]
+    (new,) = generate_many(
+        speaker.network, [ids], 40, end=words.end_id, sampling=how, vocabulary=words.vocab_size
+    )
+    assert whole == words.decode(new)
     cut = whole[10:13]
     assert "".join(speaker.say("words of", 40, how, until=cut)) == whole[: whole.index(cut)]
 

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from stepladder.errors import ExportError  # noqa: E402
-from stepladder.eval.generate import generate  # noqa: E402
 from stepladder.models import export, families, hf  # noqa: E402
 from stepladder.models.count import count_params  # noqa: E402
+from stepladder.models.generate import generate_many  # noqa: E402
 from stepladder.models.transformer import Transformer  # noqa: E402
 
 torch.set_num_threads(1)
@@ -172,7 +172,7 @@ def test_greedy_text_is_identical(name, tmp_path):
     theirs.save_pretrained(tmp_path)
     start = ids()[:1, :6]
     expected = theirs.generate(start, max_new_tokens=30, do_sample=False)[0, 6:].tolist()
-    actual = generate(hf.load_folder(tmp_path), start[0].tolist(), 30, end=2)
+    actual = generate_many(hf.load_folder(tmp_path), start.tolist(), 30, end=2)[0]
     assert [token for token in expected if token != 2] == actual
 
 

@@ -17,9 +17,9 @@ torch = pytest.importorskip("torch")
 
 from stepladder.data.tokens.tokenizer import PATTERN, load_tokenizer, train_tokenizer  # noqa: E402
 from stepladder.errors import ExportError, MissingExtraError  # noqa: E402
-from stepladder.eval.generate import generate  # noqa: E402
 from stepladder.models import gguf, hf  # noqa: E402
 from stepladder.models.families import family_of_shape  # noqa: E402
+from stepladder.models.generate import generate_many  # noqa: E402
 from stepladder.records import Experts, RopeScaling, Shape, Variant  # noqa: E402
 from stepladder.store import write_text  # noqa: E402
 
@@ -186,7 +186,7 @@ def test_llama_cpp_gives_the_same_ids_and_greedy_text(name, dtype, tmp_path, cor
     for prompt in ("def it(self):", "The", "🙂 naïve\r\n", ""):
         ids = [0, *words.encode(prompt)]
         assert ids == theirs.tokenize(prompt.encode(), add_bos=True)
-        expected = generate(network, ids, 60, end=0)
+        expected = generate_many(network, [ids], 60, end=0)[0]
         theirs.reset()
         theirs.eval(ids)
         with torch.no_grad():

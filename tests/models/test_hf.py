@@ -136,7 +136,7 @@ def test_parity_notices_a_wrong_constant(tmp_path, tokenizer_file, changes):
 
 @pytest.mark.parametrize("shape", [UNTIED, TIED], ids=["untied", "tied"])
 def test_greedy_text_is_identical(tmp_path, tokenizer_file, shape):
-    from stepladder.eval.generate import generate
+    from stepladder.models.generate import generate_many
 
     network = make_run(tmp_path / "run", shape)
     folder = export.export_folder(tmp_path / "run", tmp_path / "out", tokenizer_file)
@@ -145,7 +145,7 @@ def test_greedy_text_is_identical(tmp_path, tokenizer_file, shape):
     start = tokenizer("Plain words", return_tensors="pt")
     expected = theirs.generate(**start, max_new_tokens=30, do_sample=False)[0].tolist()
     prompt = start.input_ids[0].tolist()
-    actual = generate(network, prompt, 30, end=0)
+    actual = generate_many(network, [prompt], 30, end=0)[0]
     # transformers keeps the end-of-text token that stopped it.
     assert [token for token in expected[len(prompt) :] if token != 0] == actual
 

@@ -4,8 +4,9 @@ import tarfile
 import pytest
 
 from stepladder.errors import TaskError
+from stepladder.plan.machine import cache_folder
 from stepladder.tune import example_packages, examples
-from stepladder.tune.archives import DJANGO, cache_folder, fetch_archive
+from stepladder.tune.archives import DJANGO, fetch_archive
 from stepladder.tune.docstrings import docstring_examples, summary_examples
 from stepladder.tune.examples import EXAMPLE_TASKS, example_task, vader_rows
 from stepladder.tune.tasks import asked, read_task

@@ -8,8 +8,8 @@ import numpy as np
 
 from stepladder.data.canaries import draw_candidates, read_canaries
 from stepladder.data.tokens.tokenizer import Tokenizer, load_own_tokenizer
-from stepladder.eval.continuations import continuation_scores
 from stepladder.laws.exposure import CHANCE_BITS, exposures
+from stepladder.models.generate import score_continuations
 from stepladder.models.hf import load_folder
 
 # 11 bits of exposure before the tail has to be extrapolated.
@@ -51,7 +51,8 @@ def measure_exposure(folder: Path, corpus: Path, *, candidates: int = CANDIDATES
     network, words = load_folder(folder), load_own_tokenizer(corpus)
     others = draw_candidates(candidates, seed)
     lines = [*((one["prefix"], one["secret"]) for one in planted), *others]
-    scores, _ = continuation_scores(network, [_ids(words, *line) for line in lines])
+    coded = [_ids(words, *line) for line in lines]
+    scores = np.array([nats for nats, _ in score_continuations(network, coded)])
     entropy = len(planted[0]["secret"]) * math.log2(10)
     bits = exposures(-scores[: len(planted)], -scores[len(planted) :], entropy)
     copies = sorted({one["copies"] for one in planted})

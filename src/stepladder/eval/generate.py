@@ -7,7 +7,7 @@ from typing import Any
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.export import find_tokenizer
-from stepladder.models.generate import Sampling, generate_many, stream
+from stepladder.models.generate import Sampling, stream
 from stepladder.models.hf import load_decoder
 from stepladder.models.transformer import Transformer
 
@@ -55,32 +55,3 @@ def open_speaker(folder: Path, tokenizer: Path | None = None) -> Speaker:
     """
     network = load_decoder(folder).eval()
     return Speaker(network=network, words=load_tokenizer(tokenizer or find_tokenizer(folder)))
-
-
-def complete_text(
-    folder: Path,
-    prompt: str,
-    tokens: int,
-    *,
-    tokenizer: Path | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
-) -> str:
-    """The text that a run or folder continues `prompt` with; errors as `open_speaker`."""
-    speaker = open_speaker(folder, tokenizer)
-    return "".join(speaker.say(prompt, tokens, Sampling(temperature=temperature, seed=seed)))
-
-
-def generate(
-    network: Transformer,
-    prompt: list[int],
-    tokens: int,
-    *,
-    end: int,
-    temperature: float = 0.0,
-    seed: int = 0,
-    vocabulary: int = 0,
-) -> list[int]:
-    """`models.generate.generate_many` for one prompt."""
-    sampling = Sampling(temperature=temperature, seed=seed)
-    return generate_many(network, [prompt], tokens, end=end, sampling=sampling, vocabulary=vocabulary)[0]

@@ -13,9 +13,9 @@ from stepladder.data.tokens.foreign import ForeignTokenizer
 from stepladder.data.tokens.shards import open_split
 from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from stepladder.errors import DataError
-from stepladder.eval.continuations import continuation_scores
 from stepladder.eval.swaps import FRAMES, PAIRS, control, sentences
 from stepladder.models.export import find_tokenizer
+from stepladder.models.generate import score_continuations
 from stepladder.models.hf import load_folder
 from stepladder.models.transformer import Transformer
 
@@ -182,8 +182,8 @@ def _recited(
     for place in chosen.tolist():
         ids = np.asarray(shards.tokens[spans[place] : spans[place] + prompt + new]).tolist()
         pairs.append((ids[:prompt], ids[prompt:]))
-    _, exact = continuation_scores(network, pairs)
-    return Share(hits=int(exact.sum()), of=len(pairs))
+    exact = sum(is_greedy for _, is_greedy in score_continuations(network, pairs))
+    return Share(hits=exact, of=len(pairs))
 
 
 def _scores(
@@ -193,4 +193,4 @@ def _scores(
     coded = [
         ([words.end_id, *(words.encode(head) if head else [])], words.encode(end)) for head, end in pairs
     ]
-    return continuation_scores(network, coded)[0]
+    return np.array([nats for nats, _ in score_continuations(network, coded)])

@@ -199,7 +199,7 @@ def _probed(facts: Mapping[str, Any], missing: list[str], rates: Rates) -> dict[
 
 
 def cache_folder() -> Path:
-    """Where measurements of the machine are kept (XDG base directories)."""
+    """Where measurements of the machine and fetched archives are kept (XDG base directories)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepladder"
 
 

@@ -1,7 +1,6 @@
 """A pinned release on the package index in; its archive in the user's cache, checked by SHA-256, out."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepladder.errors import TaskError
+from stepladder.plan.machine import cache_folder
 from stepladder.store import write_bytes
 
 
@@ -31,11 +31,6 @@ DJANGO = Archive(
     file="django-5.2.8-py3-none-any.whl",
     sha256="37e687f7bd73ddf043e2b6b97cfe02fcbb11f2dbb3adccc6a2b18c6daa054d7f",
 )
-
-
-def cache_folder() -> Path:
-    """Where fetched archives stay: $XDG_CACHE_HOME/stepladder, else ~/.cache/stepladder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepladder"
 
 
 def fetch_archive(archive: Archive = VADER, *, offline: bool = False) -> Path:

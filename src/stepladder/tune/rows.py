@@ -77,23 +77,11 @@ class _RowError(Exception):
     """What is wrong with a row."""
 
 
-def kind_of(lines: Iterable[bytes]) -> Kind:
-    """The kind that the first readable row is of, by its keys; classification where none fits.
+def kind_of_row(row: Mapping[str, Any]) -> Kind:
+    """The kind that a row is of, by its keys; classification where none fits.
 
     Questions whose answers all have a start are "span", else "answer".
     """
-    for line in lines:
-        try:
-            row = json.loads(line.decode("utf-8-sig")) if line.strip() else None
-        except (UnicodeDecodeError, ValueError, RecursionError):
-            continue
-        if isinstance(row, Mapping):
-            return kind_of_row(row)
-    return "classification"
-
-
-def kind_of_row(row: Mapping[str, Any]) -> Kind:
-    """As `kind_of`, of one row."""
     kind: Kind = next((kind for kind in KINDS if KEYS[kind][-1] in row), "classification")
     if kind != "span":
         return kind
@@ -110,11 +98,6 @@ def parse_rows(
         TaskError: all bad rows, the first ten of them listed; or no row at all.
     """
     return parse_placed(placed_lines(lines), name, kind=kind, labelled=labelled)
-
-
-def parse_objects(rows: Iterable[Mapping[str, Any]], name: str, *, kind: Kind) -> list[Example]:
-    """The same from rows that another format holds, counted from 1."""
-    return parse_placed(((f"row {at}", row) for at, row in enumerate(rows, start=1)), name, kind=kind)
 
 
 def placed_lines(lines: Iterable[bytes]) -> Iterator[Placed]:
