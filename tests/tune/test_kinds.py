@@ -190,13 +190,14 @@ def written_task(kind: str):
 )
 def test_answers_in_words(tmp_path, networks, corpus, kind, method):
     task = written_task(kind)
-    out = tune(task, networks["decoder"], corpus, tmp_path, method, epochs=12)
+    out = tune(task, networks["decoder"], corpus, tmp_path, method, epochs=30)
     rows = rows_of(out)
     gold = [list(e.targets) if kind == "answer" else e.label for e in task.test]
     assert gold == [row["gold"] for row in rows]
     wanted = [(g or [""])[0] if kind == "answer" else g for g in gold]
     right = statistics.fmean(row["predicted"] == g for row, g in zip(rows, wanted, strict=True))
-    # Always the same answer would be right in a quarter of all cases, or a third.
+    # Always the same answer would be right in a quarter of all cases, or a third. The words of the tokenizer
+    # differ between runs of the test (ties of merges): 30 passes gave .60 to 1.0, 12 passes .38 to 1.0.
     assert right > 0.4
     check_round_trip(out, task)
 
