@@ -39,8 +39,8 @@ _LEAST_RUNS, _SPARE = 3, 2
 _RIVALS, _ROLLOUT, _RIVAL_LIMIT = 0.5, 0.5, 2.0
 # Too few runs: Student's t with four degrees of freedom in place of the normal.
 _Z, _WIDER = {"80": 1.282, "95": 1.960}, 2.776 / 1.960
-# Above chance: by two standard deviations of guessing, and by two points. A trend: p < .01, few runs aside.
-_CLEAR, _LEAST_STEP, _TREND, _MONOTONE = 2.0, 0.01, 2.33, 0.9
+# Above chance: by three standard errors of guessing, and by three points. A trend: p < .01, few runs aside.
+CLEAR, _LEAST_STEP, _TREND, _MONOTONE = 3.0, 0.01, 2.33, 0.9
 _USELESS = 0.8
 _LEAST_BELOW, _CUTS = 5, 6
 
@@ -251,9 +251,10 @@ def _check(runs: TaskRuns) -> None:
         raise LawError("the number of test examples is negative", got=str(runs.examples))
 
 
-def _sample(runs: TaskRuns, law: Law) -> Sample:
-    known = np.flatnonzero(np.isfinite(runs.values))
-    table, seen = runs.table, runs.table.take(known)
+def rolled_losses(table: Table, known: Array, law: Law) -> tuple[Array, Array]:
+    """Places to cut the runs `known` of the table by compute (cuts,), and for each the losses (cuts, known)
+    that a law of the runs below it forecasts."""
+    seen = table.take(known)
     form, options = form_named(law.form), FitOptions(form=law.form, size=law.size_column)
     size, log_c = getattr(seen, law.size_column), np.log(getattr(table, law.size_column) * table.tokens)
     levels = cut_levels(log_c[known], _LEAST_BELOW, _CUTS)
@@ -262,17 +263,35 @@ def _sample(runs: TaskRuns, law: Law) -> Sample:
         below = fit_form(form, table.take(np.flatnonzero(log_c <= level + 1e-9)), options)
         constants = to_constants(form, below.theta, below.columns.centre)
         losses.append(predict(law.form, constants, size, seen.tokens, seen.extra))
+    return levels, np.array(losses)
+
+
+def follows(loss: Array, score: Array) -> str:
+    """Why a score cannot be said to rise as the loss falls ("" if it does)."""
+    from scipy.stats import spearmanr
+
+    moves = np.ptp(score) and np.ptp(loss)
+    trend = float(spearmanr(-loss, score).statistic) if moves else 0.0
+    if trend >= min(_TREND / math.sqrt(len(loss) - 1), _MONOTONE):
+        return ""
+    return f"does not follow the loss: rank correlation {trend:+.2f} over {len(loss)} runs"
+
+
+def _sample(runs: TaskRuns, law: Law) -> Sample:
+    known = np.flatnonzero(np.isfinite(runs.values))
+    seen = runs.table.take(known)
+    levels, losses = rolled_losses(runs.table, known, law)
     values = runs.values[known]
     middle = float(np.clip(values.mean(), 0.02, 0.98))
     binomial = math.sqrt(middle * (1 - middle) / runs.examples) if runs.examples else 0.0
     return Sample(
         loss=seen.loss,
-        size=size,
+        size=getattr(seen, law.size_column),
         tokens=seen.tokens,
         accuracy=values if runs.higher_is_better else 1.0 - values,
         chance=_accuracy(runs, runs.chance),
         levels=levels,
-        law_loss=np.array(losses),
+        law_loss=losses,
         least_sigma=max(LEAST_SIGMA, binomial),
     )
 
@@ -299,22 +318,15 @@ def _choose(links: Mapping[str, LinkFit]) -> tuple[str, str]:
 
 def _refuse(runs: TaskRuns, sample: Sample, fitted: LinkFit) -> tuple[str, bool]:
     """Why no forecast should be believed ("" if none), and whether nothing but chance to 1 is honest."""
-    from scipy.stats import spearmanr
-
     accuracy, n = sample.accuracy, len(sample.accuracy)
     guessing = math.sqrt(sample.chance * (1 - sample.chance) / runs.examples) if runs.examples else 0.0
     # Models that know nothing may do worse than guessing: then that is where the rise starts.
     reference = min(sample.chance, fitted.theta[0])
-    clear = int(np.sum(accuracy > reference + _CLEAR * max(guessing, _LEAST_STEP)))
+    clear = int(np.sum(accuracy > reference + CLEAR * max(guessing, _LEAST_STEP)))
     if not clear:
         return f"{runs.metric} is at chance ({runs.chance:g}) in all runs: when it rises cannot be told", True
-    trend = (
-        float(spearmanr(-sample.loss, accuracy).statistic)
-        if np.ptp(accuracy) and np.ptp(sample.loss)
-        else 0.0
-    )
-    if trend < min(_TREND / math.sqrt(n - 1), _MONOTONE):
-        return f"{runs.metric} does not follow the loss: rank correlation {trend:+.2f} over {n} runs", True
+    if told := follows(sample.loss, accuracy):
+        return f"{runs.metric} {told}", True
     if 2 * clear < n:
         return (
             f"{runs.metric} is above chance in only {clear} of {n} runs: how fast it rises cannot be told "
