@@ -125,7 +125,8 @@ def test_the_export_loads_without_custom_code(climbed: tuple[Path, str]) -> None
 def test_json_is_one_object_on_stdout(climbed: tuple[Path, str]) -> None:
     folder, _ = climbed
     value = json.loads(demo(folder, "--json").stdout)
-    assert set(value) == {"plan", "forecast", "run", "scores", "tasks", "export", "report"}
+    keys = {"plan", "forecast", "run", "scores", "task_forecasts", "task_scores", "tasks", "export", "report"}
+    assert set(value) == keys
     assert {score["quantity"] for score in value["scores"]} == {"loss_bits_per_byte", "seconds"}
 
 

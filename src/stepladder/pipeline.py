@@ -1,7 +1,7 @@
 """The whole story: a brief in; a scored, tuned and exported model with its report out. Read this first.
 
-Each stage is a function of nouns to nouns in `stages.py` or `task_stages.py`; each can be run alone by the verb of its name,
-and each keeps what it has done, so that the same call goes on after an interruption.
+Each stage is a function of nouns to nouns in `stages.py` (those of tasks: `task_stages.py`); each can be run
+alone by the verb of its name and keeps what it has done, so that the same call goes on after an interruption.
 """
 
 from dataclasses import dataclass

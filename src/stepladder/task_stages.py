@@ -8,7 +8,7 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,16 +17,19 @@ import numpy as np
 from stepladder import __version__
 from stepladder.errors import LawError, StoreError
 from stepladder.eval.probed import GOLD_ANSWERS, Figure, figures_of
-from stepladder.ladder.collect import LOSS_COLUMN, observe, usable
+from stepladder.ladder.collect import LOSS_COLUMN, flag_bad, observe, usable
+from stepladder.launch.process import RUN_FILE
 from stepladder.laws.losslink import LinkedRuns, fit_loss_link, forecast_linked
 from stepladder.laws.registry import find_forecasts, freeze, record_outcomes, write_forecasts
 from stepladder.laws.show import forecast_text, score_text
 from stepladder.laws.table import Array, read_observations
 from stepladder.laws.tasks import TaskRuns, fit_task, forecast_task
 from stepladder.models.count import count_params, train_flops_per_token
-from stepladder.records import Forecast, Interval, Law, Observation, Plan, Score
+from stepladder.records import Forecast, Interval, Law, Observation, Plan, Score, from_json
+from stepladder.report.parts import FORETOLD_FILE
 from stepladder.stages import EXAMPLE, LOSS_UNIT, Climb
 from stepladder.store import read_json, write_text
+from stepladder.train.metrics import METRICS_FILE
 from stepladder.tune.examples import example_task
 from stepladder.tune.probing import (
     DESIGN_FILE,
@@ -39,7 +42,7 @@ from stepladder.tune.probing import (
 from stepladder.tune.tasks import Task, read_task
 from stepladder.units import format_seconds
 
-PROBES_FILE, FORECAST_FILE, TASKS = "task_probes.csv", "task_forecast.json", "tasks"
+PROBES_FILE, TASKS, TARGET = "task_probes.csv", "tasks", "target@1"
 # Of the ladder's core-seconds.
 SHARE = 0.1
 # Metrics that lie between nothing and the whole, with the whole; others are linked as losses are.
@@ -67,31 +70,24 @@ def probe_rungs(
 
     What a task's examples are is kept in tasks/NAME@1 for the rungs and the target.
     """
-    rows = usable(observations)
-    if not climb.brief.data.tasks:
-        return []
-    folders = {row.run: climb.folder / "ladder" / f"{row.run}@1" for row in rows}
-    speeds = {folders[row.run]: row.tokens / row.seconds for row in rows}
-    seconds = share * sum(row.seconds for row in rows) / len(climb.brief.data.tasks)
-    kept = []
-    for asked in climb.brief.data.tasks:
-        folder = _kept(climb, asked)
-        if folder is None:
-            task = _task(asked)
+    rows, asked = usable(observations), climb.brief.data.tasks
+    folders = [climb.folder / "ladder" / f"{row.run}@1" for row in rows]
+    speeds = {folder: row.tokens / row.seconds for folder, row in zip(folders, rows, strict=True)}
+    seconds = share * sum(row.seconds for row in rows) / max(len(asked), 1)
+    kept = _kept(climb)
+    for name in asked:
+        if name not in kept:
+            task = _task(name)
             design = design_probe(task, speeds, climb.folder / "corpus", seconds, steps)
-            if not design.steps:
-                climb.say(
-                    "probe",
-                    f"{task.name}: not probed, {design.reason}; stepladder eval {climb.folder} "
-                    f"--task {asked.removeprefix(EXAMPLE)}   (does it anyway)",
-                )
-                continue
-            folder = climb.folder / TASKS / f"{task.name}@1"
-            keep_probe(folder, task, design, asked)
-        kept.append(folder)
+            if design.steps:
+                kept[name] = climb.folder / TASKS / f"{task.name}@1"
+                keep_probe(kept[name], task, design, name)
+            else:
+                command = f"stepladder eval {climb.folder} --task {name.removeprefix(EXAMPLE)}"
+                climb.say("probe", f"{task.name}: rungs not asked, {design.reason}; {command} asks them")
     if not kept:
         return []
-    found = _probe(climb, rows, list(folders.values()), kept)
+    found = _probe(climb, rows, folders, list(kept.values()))
     _write_probes(climb.folder / PROBES_FILE, found)
     for task in dict.fromkeys(probe.figure.task for probe in found):
         own = [probe.figure for probe in found if probe.figure.task == task]
@@ -104,12 +100,34 @@ def probe_rungs(
     return found
 
 
+def probe_again(climb: Climb, *, share: float, steps: Sequence[str]) -> list[TaskProbe]:
+    """`probe_rungs` of a ladder that lies in the climb's folder, forecast and told as far as the climb is.
+
+    Raises:
+        StoreError: there is no finished rung.
+    """
+    places = sorted((climb.folder / "ladder").glob(f"*@1/{RUN_FILE}"))
+    if not places:
+        raise StoreError(
+            f"{climb.folder} holds no finished rung",
+            allowed="the folder of a climb, with ladder/ and its brief",
+            next_command="stepladder ladder",
+        )
+    probes = probe_rungs(climb, flag_bad([observe(path.parent) for path in places]), share=share, steps=steps)
+    plan, law = climb.folder / "plan.json", climb.folder / "law.json"
+    if probes and plan.exists() and law.exists():
+        foretold = foretell(climb, from_json(Plan, read_json(plan)), from_json(Law, read_json(law)), probes)
+        if (climb.folder / TARGET / RUN_FILE).exists():
+            tell_tasks(climb, foretold, probes)
+    return probes
+
+
 def foretell(climb: Climb, plan: Plan, law: Law, probes: Sequence[TaskProbe]) -> list[Forecast]:
     """Freeze what the target will score on each task before it starts → task_forecast.json.
 
     What is in the file stays; once the target has started nothing is added.
     """
-    path = climb.folder / FORECAST_FILE
+    path = climb.folder / FORETOLD_FILE
     frozen = find_forecasts(path) if path.exists() else []
     if changed := [item.forecast.run for item in frozen if not item.intact]:
         raise StoreError(
@@ -120,7 +138,7 @@ def foretell(climb: Climb, plan: Plan, law: Law, probes: Sequence[TaskProbe]) ->
     known = {item.forecast.run: item.forecast for item in frozen}
     series = _series(probes)
     missing = {name: own for name, own in series.items() if f"{plan.name} {name}" not in known}
-    if missing and (climb.folder / "target@1" / "metrics.jsonl").exists():
+    if missing and (climb.folder / TARGET / METRICS_FILE).exists():
         climb.say("forecast", f"not of {'; '.join(missing)}: the target had started before they were probed")
         missing = {}
     for name, own in missing.items():
@@ -175,8 +193,8 @@ def tell_tasks(climb: Climb, foretold: Sequence[Forecast], probes: Sequence[Task
     kept = [
         climb.folder / TASKS / f"{name}@1" for name in dict.fromkeys(probe.figure.task for probe in probes)
     ]
-    folder = climb.folder / "target@1"
-    if not kept or read_json(folder / "run.json")["status"] != "ok":
+    folder = climb.folder / TARGET
+    if not kept or read_json(folder / RUN_FILE)["status"] != "ok":
         return []
     row = observe(folder)
     found = _probe(climb, [row], [folder], kept)
@@ -185,18 +203,29 @@ def tell_tasks(climb: Climb, foretold: Sequence[Forecast], probes: Sequence[Task
     known = {said.run: outcomes[said.run] for said in foretold if outcomes.get(said.run, 0.0) > 0}
     if not known:
         return []
-    scores = record_outcomes(climb.folder / FORECAST_FILE, known)
+    scores = record_outcomes(climb.folder / FORETOLD_FILE, known)
     for item in scores:
         climb.say("score", score_text(item))
     return scores
 
 
-def _kept(climb: Climb, asked: str) -> Path | None:
-    """The folder in which the examples of a task of the brief are kept."""
-    for path in sorted((climb.folder / TASKS).glob(f"*/{DESIGN_FILE}")):
-        if read_json(path)["asked"] == asked:
-            return path.parent
-    return None
+def probes_text(probes: Sequence[TaskProbe]) -> str:
+    """A line a run and series, runs by falling loss."""
+    lines = []
+    for name, own in _series(probes).items():
+        figure = own[0].figure
+        guess = "" if math.isnan(figure.chance) else f", {figure.chance:.3f} by guessing"
+        lines.append(f"{name}: {figure.metric.replace('_', ' ')} on {figure.examples} examples{guess}")
+        for probe in sorted(own, key=lambda probe: -probe.run.loss):
+            told = f"{probe.figure.value:8.4f} ± {probe.figure.error:.4f}"
+            lines.append(f"  {probe.run.run:<8} loss {probe.run.loss:.4f}  {told}")
+    return "\n".join(lines)
+
+
+def _kept(climb: Climb) -> dict[str, Path]:
+    """The folders of the tasks that were asked about before, by the name that the user gave."""
+    designs = sorted((climb.folder / TASKS).glob(f"*/{DESIGN_FILE}"))
+    return {read_json(path)["asked"]: path.parent for path in designs}
 
 
 def _task(asked: str) -> Task:
@@ -236,15 +265,23 @@ def _independent(values: Array, errors: Array, examples: int) -> int:
     return min(round(sorted(sizes)[len(sizes) // 2]), examples) if sizes else examples
 
 
-def _write_probes(path: Path, probes: Iterable[TaskProbe]) -> None:
-    """A row a figure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _write_probes(path: Path, probes: Sequence[TaskProbe]) -> None:
+    """A row a figure; rows of other runs stay behind them."""
     runs = ("run", "seed", "params", "nonembed_params", "tokens", "flops", "loss")
     figures = ("task", "method", "metric", "value", "error", "chance", "examples", "seconds")
     names = {"loss": LOSS_COLUMN, "error": "standard_error"}
-    writer.writerow([names.get(name, name) for name in (*runs, *figures)])
-    for probe in probes:
-        row = [getattr(probe.run, name) for name in runs] + [getattr(probe.figure, name) for name in figures]
-        writer.writerow(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row])
-    write_text(path, text.getvalue())
+    head = [names.get(name, name) for name in (*runs, *figures)]
+    rows = [
+        [getattr(probe.run, name) for name in runs] + [getattr(probe.figure, name) for name in figures]
+        for probe in probes
+    ]
+    cells = [
+        ["" if isinstance(cell, float) and math.isnan(cell) else str(cell) for cell in row] for row in rows
+    ]
+    before = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8")))) if path.exists() else []
+    new = {row[0] for row in cells}
+    text = io.StringIO()
+    rest = [row for row in before[1:] if row[0] not in new]
+    csv.writer(text, lineterminator="\n").writerows([head, *cells, *rest])
+    if [head, *cells, *rest] != before:
+        write_text(path, text.getvalue())

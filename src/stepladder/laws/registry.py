@@ -121,7 +121,9 @@ def record_outcomes(path: Path, outcomes: Mapping[str, float]) -> list[Score]:
                 allowed=_stamp(known[run].forecast),
             )
     scores = [score(known[run].forecast, outcome) for run, outcome in outcomes.items()]
-    write_json(_outcome_path(path), _outcomes(path) | dict(outcomes))
+    before = _outcomes(path)
+    if (told := before | dict(outcomes)) != before:
+        write_json(_outcome_path(path), told)
     return scores
 
 

@@ -32,7 +32,7 @@ ANSWERS_FILE, DESIGN_FILE = "answers.json", "design.json"
 # Kinds with a small head, whose frozen features are computed once.
 _HEADED: tuple[Kind, ...] = ("classification", "multilabel", "rating")
 # Fewer test examples than this say little (a standard error of four points), more say little more.
-LEAST_TESTS, MOST_TESTS = 150, 500
+LEAST_TESTS, MOST_TESTS = 150, 1_000
 _TRAIN, _DEV, _SAMPLE = 1000, 200, 100
 # A pass forward is a third of a training step's work. Start of a process; loading and writing of a step.
 _FORWARD, _START_SECONDS, _STEP_SECONDS = 3.0, 4.0, 0.3
@@ -82,7 +82,7 @@ def design_probe(
     seconds: float,
     steps: Sequence[str] = USUAL_STEPS,
 ) -> ProbeDesign:
-    """As many test examples as `seconds` of all rungs together pay for, at most 500.
+    """As many test examples as `seconds` of all rungs together pay for, at most 1,000.
 
     `rungs` are the checkpoints with the tokens a second of their training. Where fewer than 150 could be
     afforded the dearest step is left out; what the gold answers cost comes first and goes last.
@@ -97,7 +97,7 @@ def design_probe(
         fixed = _START_SECONDS + len(rungs) * _STEP_SECONDS * len(kept)
         fixed += per_token * sum(costs[step][0] for step in kept)
         each = per_token * sum(costs[step][1] for step in kept)
-        tests = min(int((seconds - fixed) / each), MOST_TESTS, len(task.test)) if seconds > fixed else 0
+        tests = int(max(min((seconds - fixed) / each, MOST_TESTS, len(task.test)), 0))
         if tests >= least:
             return ProbeDesign(task=task.name, steps=tuple(kept), tests=tests, seconds=fixed + each * tests)
         dearest = max(kept, key=lambda step: (step != ANSWERS, costs[step][0] + least * costs[step][1]))
