@@ -76,15 +76,19 @@ def probe_rungs(
     seconds = share * sum(row.seconds for row in rows) / max(len(asked), 1)
     kept = _kept(climb)
     for name in asked:
-        if name not in kept:
-            task = _task(name)
-            design = design_probe(task, speeds, climb.folder / "corpus", seconds, steps)
-            if design.steps:
-                kept[name] = climb.folder / TASKS / f"{task.name}@1"
-                keep_probe(kept[name], task, design, name)
-            else:
-                command = f"stepladder eval {climb.folder} --task {name.removeprefix(EXAMPLE)}"
-                climb.say("probe", f"{task.name}: rungs not asked, {design.reason}; {command} asks them")
+        if name in kept:
+            continue
+        task = _task(name)
+        folder = climb.folder / TASKS / f"{task.name}@1"
+        design = design_probe(task, speeds, climb.folder / "corpus", seconds, steps)
+        if folder in kept.values():
+            climb.say("probe", f"{name}: left out, another task is called {task.name} too")
+        elif design.steps:
+            kept[name] = folder
+            keep_probe(folder, task, design, name)
+        else:
+            command = f"stepladder eval {climb.folder} --task {name.removeprefix(EXAMPLE)}"
+            climb.say("probe", f"{task.name}: rungs not asked, {design.reason}; {command} asks them")
     if not kept:
         return []
     found = _probe(climb, rows, folders, list(kept.values()))

@@ -16,7 +16,7 @@ from stepladder.laws.fit import fit_law
 from stepladder.laws.intervals import forecast
 from stepladder.laws.rollout import HORIZON_OFFSET
 from stepladder.laws.table import Array, Table
-from stepladder.laws.tasks import CLEAR, follows, rolled_losses
+from stepladder.laws.tasks import CLEAR, beyond_scatter, follows, rolled_losses
 from stepladder.records import Forecast, Interval, Law
 from stepladder.store import fingerprint
 
@@ -122,8 +122,8 @@ def fit_loss_link(runs: LinkedRuns, law: Law | None = None) -> LossLink:
 def forecast_linked(link: LossLink, params: float, tokens: float, *, run: str = "target") -> Forecast:
     """The second loss of one run: the Forecast's `loss` holds it and `loss_unit` names it.
 
-    The interval adds, in squares: the line's own constants and scatter, what the roll-outs missed beyond that
-    scatter, grown with the horizon, and the interval of the loss.
+    The interval adds, in squares: the line's scatter and constants, what the roll-outs missed beyond that
+    scatter, and the interval of the loss.
 
     Raises:
         LawError: params or tokens are not positive numbers.
@@ -134,18 +134,15 @@ def forecast_linked(link: LossLink, params: float, tokens: float, *, run: str = 
     line = link.line
     value = float(line.at(np.array(loss.loss.value)))
     reach = np.array([1.0, math.log(loss.loss.value) - line.centre])
-    own = line.sigma**2 + float(reach @ np.array(line.covariance) @ reach)
-    grown = HORIZON_OFFSET + max(math.log10(loss.horizon), 0.0)
     missed = 3 * line.sigma if math.isnan(link.rollout) else link.rollout
-    beyond = max((missed * grown) ** 2 - line.sigma**2, 0.0)
+    constants = math.sqrt(float(reach @ np.array(line.covariance) @ reach))
+    own = math.hypot(line.sigma, constants, beyond_scatter(missed, line.sigma, loss.horizon))
     ends = {}
     for level in ("80", "95"):
         factor = float(t.ppf(0.5 + float(level) / 200, line.freedom))
         for end, sign in (("low", -1), ("high", 1)):
             from_loss = line.slope * math.log(getattr(loss.loss, end + level) / loss.loss.value)
-            ends[end + level] = math.exp(
-                value + sign * math.hypot(factor * math.sqrt(own + beyond), from_loss)
-            )
+            ends[end + level] = math.exp(value + sign * math.hypot(factor * own, from_loss))
     reason = link.refusal or loss.reason
     if not reason and math.exp(value) > link.least:
         reason = f"{link.metric} is forecast within {CLEAR:g} standard errors of guessing"

@@ -34,9 +34,9 @@ from stepladder.records import Forecast, Interval, Law
 from stepladder.store import fingerprint
 
 _LEAST_RUNS, _SPARE = 3, 2
-# Shares of the spread to other links and of the roll-out error: set before the hold-outs of 17 metrics were
-# first forecast, and left (bench/laws/tasks.py). A link that erred twice as much in roll-outs is no rival.
-_RIVALS, _ROLLOUT, _RIVAL_LIMIT = 0.5, 0.5, 2.0
+# Share of the spread to other links: set before the hold-outs of 17 metrics were first forecast, and left
+# (bench/laws/tasks.py). A link that erred twice as much in roll-outs is no rival.
+_RIVALS, _RIVAL_LIMIT = 0.5, 2.0
 # Too few runs: Student's t with four degrees of freedom in place of the normal.
 _Z, _WIDER = {"80": 1.282, "95": 1.960}, 2.776 / 1.960
 # Above chance: by three standard errors of guessing, and by three points. A trend: p < .01, few runs aside.
@@ -163,6 +163,11 @@ def forecast_task(
     if task.at_chance:
         low80 = low95 = min(low95, chance)
         high80 = high95 = 1.0
+    if not reason and value <= chance + CLEAR * guessing(task):
+        reason = (
+            f"{task.metric} of {run} is forecast within three standard errors of chance ({task.chance:g}): "
+            "measure dearer runs, or the loss of the right answer"
+        )
     width = high95 - max(low95, chance)
     if not reason and width > _USELESS * (1 - chance):
         reason = (
@@ -187,7 +192,8 @@ def forecast_task(
 
 
 def _interval(task: TaskLaw, loss: Forecast, level: str, wider: float) -> tuple[float, float, float]:
-    """Accuracy and the ends of its interval, in [0, 1]: sources of error add up in squares on either side."""
+    """Accuracy and the ends of its interval, in [0, 1]: on either side the scatter of a run and the larger
+    guess of the error that all runs share add up in squares."""
     fitted = task.links[task.chosen]
 
     def at(name: str, loss_value: float) -> Array:
@@ -202,20 +208,37 @@ def _interval(task: TaskLaw, loss: Forecast, level: str, wider: float) -> tuple[
     away = [accuracy(item.name, loss.loss.value) - value for item in others if item.name != task.chosen]
     # The scatter of the runs holds the noise of their test set; at the target it may be larger.
     test = math.sqrt(max(value * (1 - value), 0.01) / task.examples) if task.examples else 0.0
-    grown = HORIZON_OFFSET + max(math.log10(loss.horizon), 0.0)
-    spread = _Z[level] * math.hypot(
-        _RIVALS * math.sqrt(sum(item**2 for item in away) / max(len(away), 1)),
-        _ROLLOUT * float(np.nan_to_num(fitted.rollout, nan=3 * fitted.sigma)) * grown,
-        max(fitted.sigma, test),
-    )
+    scatter = _Z[level] * max(fitted.sigma, test)
+    rivals = _Z[level] * _RIVALS * math.sqrt(sum(item**2 for item in away) / max(len(away), 1))
+    rollout = float(np.nan_to_num(fitted.rollout, nan=3 * fitted.sigma))
+    shared = _Z[level] * beyond_scatter(rollout, fitted.sigma, loss.horizon)
     share = 0.5 * (1 - float(level) / 100)
     low, high = np.quantile(fitted.accuracy(at(task.chosen, loss.loss.value), drawn=True), [share, 1 - share])
     worse, better = (
         accuracy(task.chosen, getattr(loss.loss, f"{end}{level}")) - value for end in ("high", "low")
     )
-    down = wider * math.hypot(spread, min(low - value, 0.0), worse)
-    up = wider * math.hypot(spread, max(high - value, 0.0), better)
+    down, up = (
+        wider * math.hypot(scatter, max(shared, math.hypot(rivals, drawn, from_loss)))
+        for drawn, from_loss in ((min(low - value, 0.0), worse), (max(high - value, 0.0), better))
+    )
     return value, max(value - down, 0.0), min(value + up, 1.0)
+
+
+def beyond_scatter(rollout: float, sigma: float, horizon: float) -> float:
+    """What roll-outs missed at a horizon beyond the scatter of single runs: an error that dearer runs share.
+
+    Spread to other links, drawn constants and the interval of the loss are guesses of the same error: the
+    larger of the two counts, not both (docs/laws/tasks.md).
+    """
+    grown = HORIZON_OFFSET + max(math.log10(horizon), 0.0)
+    return math.sqrt(max((rollout * grown) ** 2 - sigma**2, 0.0))
+
+
+def guessing(owner: TaskRuns | TaskLaw) -> float:
+    """Standard error of guessing on the test set, at least a point."""
+    chance = owner.chance
+    error = math.sqrt(chance * (1 - chance) / owner.examples) if owner.examples else 0.0
+    return max(error, _LEAST_STEP)
 
 
 def _accuracy(owner: TaskRuns | TaskLaw, value: float) -> float:
@@ -319,10 +342,9 @@ def _choose(links: Mapping[str, LinkFit]) -> tuple[str, str]:
 def _refuse(runs: TaskRuns, sample: Sample, fitted: LinkFit) -> tuple[str, bool]:
     """Why no forecast should be believed ("" if none), and whether nothing but chance to 1 is honest."""
     accuracy, n = sample.accuracy, len(sample.accuracy)
-    guessing = math.sqrt(sample.chance * (1 - sample.chance) / runs.examples) if runs.examples else 0.0
     # Models that know nothing may do worse than guessing: then that is where the rise starts.
     reference = min(sample.chance, fitted.theta[0])
-    clear = int(np.sum(accuracy > reference + CLEAR * max(guessing, _LEAST_STEP)))
+    clear = int(np.sum(accuracy > reference + CLEAR * guessing(runs)))
     if not clear:
         return f"{runs.metric} is at chance ({runs.chance:g}) in all runs: when it rises cannot be told", True
     if told := follows(sample.loss, accuracy):
