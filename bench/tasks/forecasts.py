@@ -3,10 +3,11 @@
     python bench/tasks/forecasts.py --public
     python bench/tasks/forecasts.py --out forecasts [--seed 0]
 
-The first line takes published runs: the hold-outs of bench/laws/tasks.py (Gadre et al., MIT). The second trains
-eleven rungs, probes them on three tasks, freezes what a target of four times the compute of the dearest rung will
-score, then trains and probes the target; what an earlier call finished is kept. Six CPU minutes.
-The sigmoid has its four constants by least squares from many starts; its intervals are those of its residuals.
+The first line takes published runs: the hold-outs of bench/laws/tasks.py (Gadre et al., MIT). The second
+trains eleven rungs, probes them on three tasks, freezes what a target of four times the compute of the
+dearest rung will score, then trains and probes the target; what an earlier call finished is kept. Six CPU
+minutes.
+The sigmoid has its four constants by least squares from many starts, its intervals from its residuals.
 """
 
 import argparse
