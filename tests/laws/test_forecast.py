@@ -18,6 +18,7 @@ from stepladder.laws.optimum import Prices, best_for_budget, cheapest_for_loss
 from stepladder.laws.registry import find_forecasts, freeze, is_intact, record_outcome, write_forecasts
 from stepladder.laws.rollout import cut_levels
 from stepladder.laws.score import calibrate, score
+from stepladder.laws.show import law_text
 from stepladder.laws.table import read_observations
 from stepladder.records import Law, Observation, from_json, to_json
 
@@ -293,9 +294,22 @@ def test_registry_errors(tmp_path, law):
 
 def test_components_are_the_sources_of_the_width(law):
     parts = components(law, *TARGET)
-    sources = {"draws", "rivals", "rollout", "bias", "noise"}
+    sources = {"draws", "rivals", "rollout", "bias", "noise", "earlier"}
     assert set(parts) == {"log_loss", "horizon"} | sources
     assert all(parts[name] > 0 for name in ("draws", "rivals", "rollout", "noise"))
+    assert parts["earlier"] == 0
+
+
+def test_what_earlier_ladders_missed_by_widens_the_interval_in_squares(law):
+    wider = fit_law(read_observations(runs()), FitOptions(earlier_rms=0.02))
+    parts, before = components(wider, *TARGET), forecast(law, *TARGET).loss
+    assert parts["earlier"] == pytest.approx(0.02 * (0.35 + parts["horizon"]))
+    after = forecast(wider, *TARGET).loss
+    assert after.value == before.value
+    half = [math.log(item.high80 / item.value) for item in (before, after)]
+    assert half[1] == pytest.approx(math.hypot(half[0], 1.2 * parts["earlier"]))
+    assert "earlier    ladders of this kind" in law_text(wider)
+    assert "earlier " not in law_text(law)
 
 
 def test_each_next_run_narrows_what_the_ones_before_left(law):

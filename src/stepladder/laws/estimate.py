@@ -36,7 +36,9 @@ class FitOptions:
     method: "auto" (scale of the Huber loss from the data, weak priors, weights C^weight_power) or "plain"
     (the published procedure: δ = 1e-3, no prior, no weights). weight_power: None lets the residuals
     choose. floor: () or (E, relative standard deviation) that pins or draws the irreducible loss;
-    kappa the same for the coupling of size and data.
+    kappa the same for the coupling of size and data. earlier_rms: by what forecasts of earlier ladders of
+    this kind missed beyond their own intervals, a standard deviation of log-loss for each unit of
+    0.35 + log10(C / C_fit).
     """
 
     form: str = "auto"
@@ -47,6 +49,7 @@ class FitOptions:
     prior_scale: float = 1.0
     floor: tuple[float, ...] = ()
     kappa: tuple[float, ...] = ()
+    earlier_rms: float = 0.0
     starts: int = 24
     bootstraps: int = 200
     seed: int = 0

@@ -77,7 +77,7 @@ def fit_law(table: Table, options: FitOptions | None = None) -> Law:
         points=len(table),
         largest_flops=float(6 * np.max(size * table.tokens)),
         quality=_quality(fitted, rolled, draws)
-        | {"replicate_sigma": replicate_noise(table)[0]}
+        | {"replicate_sigma": replicate_noise(table)[0], "earlier_rms": options.earlier_rms}
         | cross_checks(replace(table, params=size), form.name, constants),
         spread={
             **_spread(fitted, rolled, draws, _rivals(table, fitted, options)),

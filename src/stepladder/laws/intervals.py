@@ -1,8 +1,9 @@
 """A law and a target in; a Forecast with intervals of 80 and 95 %, or a refusal with its reason, out.
 
 The width adds up, in squares, what each source of error amounts to at the target: bootstrap draws of the
-constants, half of the spread to other forms and weights, the noise of a single run, and 0.4 of the error that
-the law made in roll-outs, which grows as 0.35 + log10(C / C_fit). The factors are set so that hold-outs of
+constants, half of the spread to other forms and weights, the noise of a single run, 0.4 of the error that the
+law made in roll-outs, and, where earlier ladders of its kind were scored, what they missed by beyond their
+own intervals; the last two grow as 0.35 + log10(C / C_fit). The factors are set so that hold-outs of
 ten public sets and synthetic ladders are covered (figures in bench/laws/README.md).
 """
 
@@ -61,6 +62,7 @@ def components(law: Law, params: float, tokens: float, extra: Extra | None = Non
         "rollout": float(np.nan_to_num(law.quality["rollout_rms"])) * grown,
         "bias": float(np.nan_to_num(law.quality["rollout_bias"])) * grown,
         "noise": law.quality["sigma"],
+        "earlier": law.quality.get("earlier_rms", 0.0) * grown,
     }
 
 
@@ -149,6 +151,7 @@ def _root(parts: dict[str, float], rivals: float, rollout: float) -> float:
         + (rivals * parts["rivals"]) ** 2
         + (rollout * parts["rollout"]) ** 2
         + parts["noise"] ** 2
+        + parts["earlier"] ** 2
         + parts["repeat"] ** 2
     )
 

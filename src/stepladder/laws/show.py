@@ -43,6 +43,11 @@ def law_text(law: Law, notes: Sequence[str] = ()) -> str:
             f"roll-outs  {quality['rollout_cuts']:.0f} cuts: a tenfold horizon would have erred by "
             f"{1.35 * quality['rollout_rms']:.2%} rms, {-1.35 * quality['rollout_bias']:+.2%} on average"
         )
+    if quality.get("earlier_rms"):
+        lines.append(
+            f"earlier    ladders of this kind missed by {1.35 * quality['earlier_rms']:.2%} at a tenfold "
+            "horizon beyond what their runs could tell: added to the intervals"
+        )
     if quality["weight_power"] > 0.25:
         lines.append(
             f"weights    C^{quality['weight_power']:g}: neighbouring runs err together, so the dear ones "
