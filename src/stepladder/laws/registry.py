@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.errors import LawError, StoreError, did_you_mean
-from stepladder.laws.score import Scored, score
+from stepladder.laws.score import Scored, quantity_of, score
 from stepladder.records import Forecast, Score, from_json, to_json
 from stepladder.store import fingerprint, read_json, write_json
 
@@ -99,21 +99,32 @@ def record_outcome(path: Path, loss: float, *, run: str = "") -> Score:
         raise LawError(
             f"{path.name} holds {len(found)} forecasts", allowed=f"--run one of {', '.join(names[:10])}"
         )
-    chosen = [item for item in found if not run or item.forecast.run == run]
-    if not chosen:
-        raise LawError(
-            f"{path.name} has no run {run!r}{did_you_mean(run, names)}", allowed=", ".join(names[:10])
-        )
-    if not chosen[0].intact:
-        raise LawError(
-            f"the forecast of {chosen[0].forecast.run} was changed after it was frozen: it cannot be scored",
-            got=f"fingerprint {chosen[0].forecast.fingerprint or 'none'}",
-            allowed=_stamp(chosen[0].forecast),
-        )
-    result = score(chosen[0].forecast, loss)
-    outcomes = _outcomes(path) | {chosen[0].forecast.run: loss}
-    write_json(_outcome_path(path), outcomes)
-    return result
+    return record_outcomes(path, {run or names[0]: loss})[0]
+
+
+def record_outcomes(path: Path, outcomes: Mapping[str, float]) -> list[Score]:
+    """Score the forecasts of several runs in `path` and keep the outcomes beside it.
+
+    Raises:
+        LawError: no such run, a changed forecast, or an outcome that is no loss.
+    """
+    known = {item.forecast.run: item for item in reversed(find_forecasts(path))}
+    for run in outcomes:
+        if run not in known:
+            raise LawError(
+                f"{path.name} has no run {run!r}{did_you_mean(run, known)}", allowed=", ".join([*known][:10])
+            )
+        if not known[run].intact:
+            raise LawError(
+                f"the forecast of {run} was changed after it was frozen: it cannot be scored",
+                got=f"fingerprint {known[run].forecast.fingerprint or 'none'}",
+                allowed=_stamp(known[run].forecast),
+            )
+    scores = [score(known[run].forecast, outcome) for run, outcome in outcomes.items()]
+    before = _outcomes(path)
+    if (told := before | dict(outcomes)) != before:
+        write_json(_outcome_path(path), told)
+    return scores
 
 
 def _read(path: Path, *, strict: bool) -> list[Frozen]:
@@ -132,9 +143,10 @@ def _frozen(path: Path, forecast: Forecast) -> Frozen:
     """The forecast with its outcomes: the loss that was recorded by hand, else what the climb measured."""
     intact = is_intact(forecast)
     climbed = [item for item in _climb_scores(path) if item.run == forecast.run]
-    known = {f"loss_{forecast.loss_unit}": forecast.loss, **forecast.costs}
+    quantity = quantity_of(forecast)
+    known = {quantity: forecast.loss, **forecast.costs}
     same = {item.quantity: item for item in climbed if known.get(item.quantity) == item.forecast}
-    loss = same.pop(f"loss_{forecast.loss_unit}", None)
+    loss = same.pop(quantity, None)
     by_hand = _outcomes(path).get(forecast.run)
     uncounted = "" if intact else "it was changed after it was frozen"
     if intact and len(same) + (loss is not None) < len(climbed):

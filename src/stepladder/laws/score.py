@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from stepladder.errors import LawError
+from stepladder.laws.table import LOSS_UNITS, UNSTATED
 from stepladder.records import Forecast, Score
 
 Z80, Z95 = 1.281552, 1.959964
@@ -20,6 +21,7 @@ LEVELS = {0.5: 0.674490, 0.8: Z80, 0.9: 1.644854, 0.95: Z95}
 # Upper ends of the horizon buckets; a run planned for 10x ends a step beside it.
 HORIZONS = (3.0, 10.0, 30.0)
 _SLACK = 1.05
+TASK = "task"
 
 
 def score(forecast: Forecast, outcome: float) -> Score:
@@ -30,9 +32,13 @@ def score(forecast: Forecast, outcome: float) -> Score:
     """
     if not (math.isfinite(outcome) and outcome > 0):
         raise LawError("an outcome must be a finite loss above zero", got=str(outcome))
-    return Score(
-        run=forecast.run, quantity=f"loss_{forecast.loss_unit}", forecast=forecast.loss, outcome=outcome
-    )
+    return Score(run=forecast.run, quantity=quantity_of(forecast), forecast=forecast.loss, outcome=outcome)
+
+
+def quantity_of(forecast: Forecast) -> str:
+    """What a forecast's `loss` is: a loss in its unit, or a task's metric, which other intervals hold for."""
+    is_loss = forecast.loss_unit in ("", UNSTATED, *LOSS_UNITS)
+    return f"{'loss' if is_loss else TASK}_{forecast.loss_unit}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +89,9 @@ class Scored:
 
     @property
     def quantity(self) -> str:
-        """Losses of all units are one quantity: errors are relative."""
-        return "loss" if self.score.quantity.startswith("loss") else self.score.quantity
+        """Losses of all units are one quantity, and so are metrics of tasks: errors are relative."""
+        kind = self.score.quantity.partition("_")[0]
+        return kind if kind in ("loss", TASK) else self.score.quantity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

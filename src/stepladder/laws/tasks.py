@@ -34,13 +34,13 @@ from stepladder.records import Forecast, Interval, Law
 from stepladder.store import fingerprint
 
 _LEAST_RUNS, _SPARE = 3, 2
-# Shares of the spread to other links and of the roll-out error: set before the hold-outs of 17 metrics were
-# first forecast, and left (bench/laws/tasks.py). A link that erred twice as much in roll-outs is no rival.
-_RIVALS, _ROLLOUT, _RIVAL_LIMIT = 0.5, 0.5, 2.0
+# Share of the spread to other links: set before the hold-outs of 17 metrics were first forecast, and left
+# (bench/laws/tasks.py). A link that erred twice as much in roll-outs is no rival.
+_RIVALS, _RIVAL_LIMIT = 0.5, 2.0
 # Too few runs: Student's t with four degrees of freedom in place of the normal.
 _Z, _WIDER = {"80": 1.282, "95": 1.960}, 2.776 / 1.960
-# Above chance: by two standard deviations of guessing, and by two points. A trend: p < .01, few runs aside.
-_CLEAR, _LEAST_STEP, _TREND, _MONOTONE = 2.0, 0.01, 2.33, 0.9
+# Above chance: by three standard errors of guessing, and by three points. A trend: p < .01, few runs aside.
+CLEAR, _LEAST_STEP, _TREND, _MONOTONE = 3.0, 0.01, 2.33, 0.9
 _USELESS = 0.8
 _LEAST_BELOW, _CUTS = 5, 6
 
@@ -163,6 +163,11 @@ def forecast_task(
     if task.at_chance:
         low80 = low95 = min(low95, chance)
         high80 = high95 = 1.0
+    if not reason and value <= chance + CLEAR * guessing(task):
+        reason = (
+            f"{task.metric} of {run} is forecast within three standard errors of chance ({task.chance:g}): "
+            "measure dearer runs, or the loss of the right answer"
+        )
     width = high95 - max(low95, chance)
     if not reason and width > _USELESS * (1 - chance):
         reason = (
@@ -187,7 +192,8 @@ def forecast_task(
 
 
 def _interval(task: TaskLaw, loss: Forecast, level: str, wider: float) -> tuple[float, float, float]:
-    """Accuracy and the ends of its interval, in [0, 1]: sources of error add up in squares on either side."""
+    """Accuracy and the ends of its interval, in [0, 1]: on either side the scatter of a run and the larger
+    guess of the error that all runs share add up in squares."""
     fitted = task.links[task.chosen]
 
     def at(name: str, loss_value: float) -> Array:
@@ -202,20 +208,37 @@ def _interval(task: TaskLaw, loss: Forecast, level: str, wider: float) -> tuple[
     away = [accuracy(item.name, loss.loss.value) - value for item in others if item.name != task.chosen]
     # The scatter of the runs holds the noise of their test set; at the target it may be larger.
     test = math.sqrt(max(value * (1 - value), 0.01) / task.examples) if task.examples else 0.0
-    grown = HORIZON_OFFSET + max(math.log10(loss.horizon), 0.0)
-    spread = _Z[level] * math.hypot(
-        _RIVALS * math.sqrt(sum(item**2 for item in away) / max(len(away), 1)),
-        _ROLLOUT * float(np.nan_to_num(fitted.rollout, nan=3 * fitted.sigma)) * grown,
-        max(fitted.sigma, test),
-    )
+    scatter = _Z[level] * max(fitted.sigma, test)
+    rivals = _Z[level] * _RIVALS * math.sqrt(sum(item**2 for item in away) / max(len(away), 1))
+    rollout = float(np.nan_to_num(fitted.rollout, nan=3 * fitted.sigma))
+    shared = _Z[level] * beyond_scatter(rollout, fitted.sigma, loss.horizon)
     share = 0.5 * (1 - float(level) / 100)
     low, high = np.quantile(fitted.accuracy(at(task.chosen, loss.loss.value), drawn=True), [share, 1 - share])
     worse, better = (
         accuracy(task.chosen, getattr(loss.loss, f"{end}{level}")) - value for end in ("high", "low")
     )
-    down = wider * math.hypot(spread, min(low - value, 0.0), worse)
-    up = wider * math.hypot(spread, max(high - value, 0.0), better)
+    down, up = (
+        wider * math.hypot(scatter, max(shared, math.hypot(rivals, drawn, from_loss)))
+        for drawn, from_loss in ((min(low - value, 0.0), worse), (max(high - value, 0.0), better))
+    )
     return value, max(value - down, 0.0), min(value + up, 1.0)
+
+
+def beyond_scatter(rollout: float, sigma: float, horizon: float) -> float:
+    """What roll-outs missed at a horizon beyond the scatter of single runs: an error that dearer runs share.
+
+    Spread to other links, drawn constants and the interval of the loss are guesses of the same error: the
+    larger of the two counts, not both (docs/laws/tasks.md).
+    """
+    grown = HORIZON_OFFSET + max(math.log10(horizon), 0.0)
+    return math.sqrt(max((rollout * grown) ** 2 - sigma**2, 0.0))
+
+
+def guessing(owner: TaskRuns | TaskLaw) -> float:
+    """Standard error of guessing on the test set, at least a point."""
+    chance = owner.chance
+    error = math.sqrt(chance * (1 - chance) / owner.examples) if owner.examples else 0.0
+    return max(error, _LEAST_STEP)
 
 
 def _accuracy(owner: TaskRuns | TaskLaw, value: float) -> float:
@@ -251,9 +274,10 @@ def _check(runs: TaskRuns) -> None:
         raise LawError("the number of test examples is negative", got=str(runs.examples))
 
 
-def _sample(runs: TaskRuns, law: Law) -> Sample:
-    known = np.flatnonzero(np.isfinite(runs.values))
-    table, seen = runs.table, runs.table.take(known)
+def rolled_losses(table: Table, known: Array, law: Law) -> tuple[Array, Array]:
+    """Places to cut the runs `known` of the table by compute (cuts,), and for each the losses (cuts, known)
+    that a law of the runs below it forecasts."""
+    seen = table.take(known)
     form, options = form_named(law.form), FitOptions(form=law.form, size=law.size_column)
     size, log_c = getattr(seen, law.size_column), np.log(getattr(table, law.size_column) * table.tokens)
     levels = cut_levels(log_c[known], _LEAST_BELOW, _CUTS)
@@ -262,17 +286,35 @@ def _sample(runs: TaskRuns, law: Law) -> Sample:
         below = fit_form(form, table.take(np.flatnonzero(log_c <= level + 1e-9)), options)
         constants = to_constants(form, below.theta, below.columns.centre)
         losses.append(predict(law.form, constants, size, seen.tokens, seen.extra))
+    return levels, np.array(losses)
+
+
+def follows(loss: Array, score: Array) -> str:
+    """Why a score cannot be said to rise as the loss falls ("" if it does)."""
+    from scipy.stats import spearmanr
+
+    moves = np.ptp(score) and np.ptp(loss)
+    trend = float(spearmanr(-loss, score).statistic) if moves else 0.0
+    if trend >= min(_TREND / math.sqrt(len(loss) - 1), _MONOTONE):
+        return ""
+    return f"does not follow the loss: rank correlation {trend:+.2f} over {len(loss)} runs"
+
+
+def _sample(runs: TaskRuns, law: Law) -> Sample:
+    known = np.flatnonzero(np.isfinite(runs.values))
+    seen = runs.table.take(known)
+    levels, losses = rolled_losses(runs.table, known, law)
     values = runs.values[known]
     middle = float(np.clip(values.mean(), 0.02, 0.98))
     binomial = math.sqrt(middle * (1 - middle) / runs.examples) if runs.examples else 0.0
     return Sample(
         loss=seen.loss,
-        size=size,
+        size=getattr(seen, law.size_column),
         tokens=seen.tokens,
         accuracy=values if runs.higher_is_better else 1.0 - values,
         chance=_accuracy(runs, runs.chance),
         levels=levels,
-        law_loss=np.array(losses),
+        law_loss=losses,
         least_sigma=max(LEAST_SIGMA, binomial),
     )
 
@@ -299,22 +341,14 @@ def _choose(links: Mapping[str, LinkFit]) -> tuple[str, str]:
 
 def _refuse(runs: TaskRuns, sample: Sample, fitted: LinkFit) -> tuple[str, bool]:
     """Why no forecast should be believed ("" if none), and whether nothing but chance to 1 is honest."""
-    from scipy.stats import spearmanr
-
     accuracy, n = sample.accuracy, len(sample.accuracy)
-    guessing = math.sqrt(sample.chance * (1 - sample.chance) / runs.examples) if runs.examples else 0.0
     # Models that know nothing may do worse than guessing: then that is where the rise starts.
     reference = min(sample.chance, fitted.theta[0])
-    clear = int(np.sum(accuracy > reference + _CLEAR * max(guessing, _LEAST_STEP)))
+    clear = int(np.sum(accuracy > reference + CLEAR * guessing(runs)))
     if not clear:
         return f"{runs.metric} is at chance ({runs.chance:g}) in all runs: when it rises cannot be told", True
-    trend = (
-        float(spearmanr(-sample.loss, accuracy).statistic)
-        if np.ptp(accuracy) and np.ptp(sample.loss)
-        else 0.0
-    )
-    if trend < min(_TREND / math.sqrt(n - 1), _MONOTONE):
-        return f"{runs.metric} does not follow the loss: rank correlation {trend:+.2f} over {n} runs", True
+    if told := follows(sample.loss, accuracy):
+        return f"{runs.metric} {told}", True
     if 2 * clear < n:
         return (
             f"{runs.metric} is above chance in only {clear} of {n} runs: how fast it rises cannot be told "

@@ -10,6 +10,7 @@ from stepladder.report import figures
 from stepladder.report.html import Html, commands, facts, figure, join, missing, paragraph, table, tag
 from stepladder.report.parts import COMMANDS, Parts, Task
 from stepladder.report.sections import Section
+from stepladder.report.task_forecasts import forecast_pieces
 from stepladder.report.words import SMALL_KWH, number_of, short_name, show
 from stepladder.units import JOULES_PER_KWH
 
@@ -17,10 +18,12 @@ _PACKAGES = ("numpy", "scipy", "torch", "tokenizers", "polars", "scikit-learn", 
 
 
 def tasks(parts: Parts) -> Section:
-    """Each task as a picture, a table with baselines, and the verdict in words."""
+    """What was forecast; each task as a picture, a table with baselines, and the verdict in words."""
+    pieces, specs = forecast_pieces(parts.foretold), {}
+    if "foretold" in parts.missing:
+        pieces.append(missing(parts.missing["foretold"], COMMANDS["forecast"]))
     if not parts.tasks:
-        return Section(key="tasks", title="Tasks", body=_missing(parts, "tasks"))
-    pieces, specs = [], {}
+        pieces.append(_missing(parts, "tasks"))
     for index, task in enumerate(parts.tasks, start=1):
         pieces.append(tag("h3", task.name))
         pieces.append(paragraph(task.verdict or overlap_verdict(task.rows), class_="verdict open"))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from stepladder.brief import load_brief
 from stepladder.errors import StepladderError, StoreError
+from stepladder.laws.registry import Frozen, find_forecasts
 from stepladder.laws.score import score
 from stepladder.laws.table import LOSS_UNITS, UNSTATED
 from stepladder.records import (
@@ -37,6 +38,7 @@ U = TypeVar("U")
 # Any of these makes a folder that of a climb, and not of a corpus alone.
 _CLIMB = ("corpus", "stepladder.toml", "ladder", "law.json", "plan.json", "forecast.json")
 _TRIALS = ("ablation", "mixture")
+FORETOLD_FILE = "task_forecast.json"
 # What makes each part; shown where the part is missing.
 COMMANDS: Mapping[str, str] = {
     "brief": "stepladder init",
@@ -108,6 +110,7 @@ class Parts:
     target: Target
     scores: tuple[Score, ...]
     tasks: tuple[Task, ...]
+    foretold: tuple[Frozen, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -154,6 +157,7 @@ def read_parts(folder: Path) -> Parts:
         target=target,
         scores=(),
         tasks=_read_tasks(read),
+        foretold=_read_foretold(read),
         missing=read.missing,
     )
     scores = _read_scores(read, parts)
@@ -266,6 +270,13 @@ def _read_tasks(read: _Reader) -> tuple[Task, ...]:
     if not tasks:
         read.missing["tasks"] = "No task was tuned and scored yet (tune/*/results.json)."
     return tuple(tasks)
+
+
+def _read_foretold(read: _Reader) -> tuple[Frozen, ...]:
+    """Forecasts of tasks with their outcomes; a climb without tasks has none and misses nothing."""
+    if not (read.folder / FORETOLD_FILE).exists():
+        return ()
+    return read.part("foretold", FORETOLD_FILE, lambda path: tuple(find_forecasts(path)), ())
 
 
 def _read_task(path: Path) -> Task:

@@ -183,17 +183,12 @@ def _weights_stamp(source: Path) -> str:
 
 def _run_workers(jobs: Sequence[TuneJob], out: Path, workers: int, progress: Progress) -> None:
     """Deal the jobs to processes and wait; the first failure is raised when all have ended."""
-    shares = [jobs[at::workers] for at in range(min(workers, len(jobs)))]
-    processes: list[tuple[subprocess.Popen[str], threading.Thread]] = []
-    failures: list[Mapping[str, Any]] = []
     done: dict[str, int] = {}
     lock = threading.Lock()
 
     def hear(event: Mapping[str, Any]) -> None:
         with lock:
-            if event["event"] == "failed":
-                failures.append(event)
-            elif event["event"] == "progress":
+            if event["event"] == "progress":
                 done[event["out"]] = event["examples"]
                 progress.update(sum(done.values()), f"loss {event['loss']:.3f}")
             elif event["event"] == "done":
@@ -201,11 +196,31 @@ def _run_workers(jobs: Sequence[TuneJob], out: Path, workers: int, progress: Pro
                 done[event["out"]] = round(progress.total / len(jobs))
                 progress.update(sum(done.values()))
 
+    deal_jobs("stepladder.tune.worker", jobs, out, workers, hear)
+
+
+def deal_jobs(
+    module: str, jobs: Sequence[Any], out: Path, workers: int, hear: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Deal jobs (nouns) to `workers` processes of `module` and wait; `hear` gets their events, from threads.
+
+    The lists of jobs lie in `out` meanwhile. The first failure is raised when all processes have ended.
+    """
+    failures: list[Mapping[str, Any]] = []
+
+    def listen(event: Mapping[str, Any]) -> None:
+        if event["event"] == "failed":
+            failures.append(event)
+        else:
+            hear(event)
+
+    shares = [jobs[at::workers] for at in range(min(workers, len(jobs)))]
+    processes: list[tuple[subprocess.Popen[str], threading.Thread]] = []
     files = [out / f".jobs-{number}.json" for number in range(len(shares))]
     try:
         for file, share in zip(files, shares, strict=True):
             write_json(file, [to_json(job) for job in share])
-            processes.append(_start(file, hear))
+            processes.append(_start(module, file, listen))
         for process, listener in processes:
             listener.join()
             process.wait()
@@ -236,11 +251,11 @@ def _raise_first(failures: Sequence[Mapping[str, Any]], codes: Sequence[int]) ->
 
 
 def _start(
-    jobs: Path, hear: Callable[[Mapping[str, Any]], None]
+    module: str, jobs: Path, hear: Callable[[Mapping[str, Any]], None]
 ) -> tuple[subprocess.Popen[str], threading.Thread]:
     """One worker process and the thread that listens to it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "stepladder.tune.worker", "--jobs", str(jobs), "--owner", str(os.getpid())],
+        [sys.executable, "-m", module, "--jobs", str(jobs), "--owner", str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -8,6 +8,7 @@ is skipped, an interrupted one resumed. Exit codes: 0 done, 2 a user error, 75 s
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -229,9 +230,31 @@ def build_model(job: TuneJob, adapter: Adapter) -> TaskModel:
     return TaskModel(network, adapter.outputs)
 
 
+Tell = Callable[[Mapping[str, Any]], None]
+
+
 def main(words: list[str] | None = None) -> int:
     """Parse the command line, run the jobs one after the other, return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m stepladder.tune.worker", description=__doc__)
+    return serve(words, "stepladder.tune.worker", _run_jobs)
+
+
+def _run_jobs(values: list[Any], stop: threading.Event, tell: Tell) -> None:
+    jobs = [from_json(TuneJob, value) for value in values]
+    task = encode_task(jobs[0])
+    for job in jobs:
+        if stop.is_set():
+            raise Stopped
+        run_job(job, task, stop, _reporter(tell, job))
+        tell({"event": "done", "out": job.out})
+
+
+def serve(
+    words: list[str] | None, module: str, work: Callable[[list[Any], threading.Event, Tell], None]
+) -> int:
+    """Parse --jobs and --owner and let `work` do the jobs; what it tells goes to stdout as JSON lines."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=sys.modules[work.__module__].__doc__
+    )
     parser.add_argument("--jobs", type=Path, required=True, help="JSON list of jobs")
     parser.add_argument("--owner", type=int, help="process whose end stops this one")
     options = parser.parse_args(words)
@@ -247,13 +270,7 @@ def main(words: list[str] | None = None) -> int:
     torch.set_num_interop_threads(1)
     use_fast_fp32()
     try:
-        jobs = [from_json(TuneJob, value) for value in read_json(options.jobs)]
-        task = encode_task(jobs[0])
-        for job in jobs:
-            if stop.is_set():
-                return EXIT_RESUME
-            run_job(job, task, stop, _reporter(events, job))
-            _tell(events, {"event": "done", "out": job.out})
+        work(read_json(options.jobs), stop, functools.partial(_tell, events))
     except Stopped:
         return EXIT_RESUME
     except StepladderError as error:
@@ -263,14 +280,14 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def _reporter(events: TextIO, job: TuneJob) -> Callable[..., None]:
+def _reporter(tell: Tell, job: TuneJob) -> Callable[..., None]:
     last = 0.0
 
     def report(step: int, examples: int, loss: float) -> None:
         nonlocal last
         if (now := time.monotonic()) - last >= _PROGRESS_SECONDS:
             last = now
-            _tell(events, {"event": "progress", "out": job.out, "examples": examples, "loss": loss})
+            tell({"event": "progress", "out": job.out, "examples": examples, "loss": loss})
 
     return report
 

@@ -69,6 +69,8 @@ def summary(summit: object) -> dict[str, object]:
         "forecast": to_json(summit.forecast),
         "run": to_json(summit.run),
         "scores": [{**to_json(one), "relative_error": one.relative_error} for one in summit.scores],
+        "task_forecasts": [to_json(one) for one in summit.foretold],
+        "task_scores": [{**to_json(one), "relative_error": one.relative_error} for one in summit.task_scores],
         "tasks": [{"task": table.task, "verdict": table.verdict} for table in summit.tables],
         "export": str(summit.export) if summit.export else None,
         "report": summit.report.path,

@@ -1,25 +1,50 @@
-"""`stepladder eval`: a checkpoint and text in, bits per byte out; or a tuned folder in, its table out."""
+"""`stepladder eval`: a checkpoint and text, a tuned folder, or a climb and tasks in; its scores out."""
 
 import json
-from dataclasses import asdict
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 
 def eval(
-    folder: Annotated[Path, Parameter(help="Run folder, Qwen3 folder, or a folder that `tune` wrote.")],
+    folder: Annotated[
+        Path,
+        Parameter(help="Run folder, Qwen3 folder, a folder that `tune` wrote, or a climb (with --task)."),
+    ],
     *,
     on: Annotated[Path | None, Parameter(help="UTF-8 text file, or a corpus (its held-out split).")] = None,
     tokenizer: Annotated[Path | None, Parameter(help="Corpus folder or tokenizer.json.")] = None,
     overlap: Annotated[float, Parameter(help="Share of a window that only gives context.")] = 0.5,
     max_tokens: Annotated[int, Parameter(help="Tokens of a corpus split to use (0: all).")] = 65_536,
+    task: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Ask each rung of a climb about these: files, or sets of `stepladder data example`.",
+            consume_multiple=True,
+        ),
+    ] = None,
+    probes: Annotated[
+        list[Literal["answers", "shots", "frozen", "full"]] | None,
+        Parameter(help="How to ask (default: answers, shots, frozen).", consume_multiple=True),
+    ] = None,
+    share: Annotated[
+        float, Parameter(help="Of the ladder's core-seconds, what asking may take (0: no limit).")
+    ] = 0.0,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
-    """Measure held-out loss in bits per byte, or score the predictions of a tuned folder again."""
+    """Measure held-out loss in bits per byte, or score the predictions of a tuned folder again.
+
+    With --task each rung of a climb is asked about a task: what its gold answers cost, answers without and
+    with examples, a head on frozen features. Before the target starts, its scores are forecast and frozen.
+    """
     from stepladder.errors import DataError
 
+    if task:
+        return _ask(folder, task, (probes or [], share), json_)
     if (folder / "task.json").exists():
         return _score(folder, json_)
     if on is None:
@@ -35,6 +60,28 @@ def eval(
         return 0
     print(f"{result.bits_per_byte:.4f} bits per byte  ({result.nats_per_token:.4f} nats per token)")
     print(f"over {result.tokens:,} tokens that spell {result.num_bytes:,} bytes of {on}")
+    return 0
+
+
+def _ask(folder: Path, tasks: list[str], how: tuple[Sequence[str], float], json_: bool) -> int:
+    from stepladder.brief import load_brief
+    from stepladder.records import to_json
+    from stepladder.stages import EXAMPLE, Climb
+    from stepladder.task_stages import PROBES_FILE, probe_again, probes_text
+    from stepladder.tune.examples import EXAMPLE_TASKS
+    from stepladder.tune.probing import USUAL_STEPS
+
+    steps, share = how
+    brief = load_brief(folder / "stepladder.toml")
+    asked = tuple(EXAMPLE + name if name in EXAMPLE_TASKS else name for name in tasks)
+    climb = Climb(brief=replace(brief, data=replace(brief.data, tasks=asked)), folder=folder, quiet=json_)
+    found = probe_again(climb, share=share or math.inf, steps=steps or USUAL_STEPS)
+    if json_:
+        rows = [{**asdict(probe.figure), "run": probe.run.run, "loss": probe.run.loss} for probe in found]
+        print(json.dumps(to_json({"folder": str(folder), "probes": rows})))
+    else:
+        print(probes_text(found))
+        print(folder / PROBES_FILE)
     return 0
 
 
