@@ -23,7 +23,7 @@ from stepladder.plan.prior import USUAL_EPOCHS, LossLaw
 from stepladder.plan.rates import RecipeRule
 from stepladder.plan.reasons import numbers_of
 from stepladder.plan.risk import broken
-from stepladder.plan.search import LIMITS, Candidate, Problem, candidate_shapes, search
+from stepladder.plan.search import LIKE_DENSE, LIMITS, Candidate, Problem, candidate_shapes, search
 from stepladder.plan.settle import layout_numbers, with_best_layout, with_layout_speed
 from stepladder.plan.site import Site, device_at, site_for
 from stepladder.plan.spot import priced
@@ -337,12 +337,15 @@ def _cost(problem: Problem, one: Candidate, name: str) -> float:
 
 def _loss_number(best: Candidate, options: ChooseOptions) -> Derived:
     is_prior = options.loss_source == "prior"
+    at = "`params`"
+    if best.shape.experts.count and options.size_column == LIKE_DENSE:
+        at = "the root of `params` x `active_params` (a rule of thumb for mixtures)"
     law = options.loss_from or ("what is known before measuring" if is_prior else "the fitted law")
     return Derived(
         value=best.loss.value,
         low=best.loss.low80,
         high=best.loss.high80,
-        how=f"{law} at `params` and `tokens`, in {options.loss_unit}",
+        how=f"{law} at {at} and `tokens`, in {options.loss_unit}",
         source="prior" if is_prior else "law",
     )
 

@@ -21,8 +21,6 @@ Steps = tuple[MeasuredStep, ...]
 def place_of(problem: Problem, device: Device | None, measured: Steps = ()) -> Place | None:
     """Where GPUs train; None for a CPU, whose speed comes from its own runs, and for other devices."""
     layout = problem.site.layout
-    if any(shape.experts.count for shape in problem.shapes):
-        return None  # the step's terms were fitted to dense models
     if device is None or device.kind != "gpu" or layout.device != "cuda":
         return None
     device = replace(device, mem_bytes=problem.site.memory_bytes)
