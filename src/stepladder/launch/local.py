@@ -145,7 +145,7 @@ def _attempt(
     )
     leader.begin(process)
     assert process.stdout is not None
-    failure = None
+    failure, is_stopped = None, False
     try:
         with Listener(process, hang_seconds()) as listener:
             for event in read_events(process.stdout):
@@ -154,7 +154,8 @@ def _attempt(
                     hear(event)
                 elif event["event"] == "failed":
                     failure = event
-            code = process.wait()
+                is_stopped |= event["event"] == "stopped"
+            code = EXIT_RESUME if is_stopped else process.wait()
         return Ending(code=code, failure=failure, reason=_reason(out, code, is_frozen=listener.has_killed))
     finally:
         stop_process(process)

@@ -37,6 +37,8 @@ from stepladder.train.schedule import KEEP_FILE
 from stepladder.train.tensorfile import write_tensors
 
 _KEEP = 2
+# A checkpoint that would leave less is not begun: it is room for thousands of lines of metrics.jsonl.
+_SPARE_BYTES = 2**20
 _STATE, _DCP, _MANIFEST = "state.safetensors", "dcp", "manifest.json"
 
 
@@ -99,6 +101,13 @@ class Checkpointer:
         self._writer = threading.Thread(target=self._finish, args=(snapshot,), daemon=True, name="checkpoint")
         self._writer.start()
 
+    def lacks(self, step: int) -> str:
+        """For people: what is missing where the checkpoint of `step` could not be written."""
+        if self.newest_step == step:
+            return ""
+        last = f"the last is of step {self.newest_step}" if self.newest_step else "there is none"
+        return f", without a checkpoint of it ({last})"
+
     def wait(self) -> None:
         """Until nothing is pending."""
         if self._writer is not None:
@@ -159,7 +168,7 @@ class Checkpointer:
         temporary = self._folder / f".step-{snapshot.step:07d}"
         checksums: dict[str, str] = {}
         problem = (
-            self._together(lambda: self._clear(temporary))
+            self._together(lambda: self._clear(temporary, self._num_bytes(snapshot.state)))
             or self._together(lambda: self._write(temporary, snapshot))
             or self._together(lambda: checksums.update(self._checksums(temporary)))
             or self._together(lambda: self._seal(temporary, snapshot, self._merge(checksums)))
@@ -193,9 +202,18 @@ class Checkpointer:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def _clear(self, temporary: Path) -> None:
+    def _num_bytes(self, state: Mapping[str, Tensor]) -> int:
+        """Bytes of the tensors of all ranks, each tensor once, sharded or not."""
+        here = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        return sum(self._gather(here if self._ranks.is_first_of_stage else 0))
+
+    def _clear(self, temporary: Path, num_bytes: int) -> None:
+        """An empty folder, if there is room for what comes: the disk is not filled to its last byte first."""
         if self._ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
+            free, wanted = free_bytes(self._folder.parent), num_bytes + _SPARE_BYTES
+            if free is not None and free < wanted:
+                raise OSError(f"{wanted:,} bytes are wanted, {free:,} bytes are free")
             temporary.mkdir(parents=True)
 
     def _write(self, temporary: Path, snapshot: "_Snapshot") -> None:
@@ -309,6 +327,14 @@ def prepare_state(optimisers: Optimisers) -> None:
                     "exp_avg": torch.zeros_like(parameter.detach()),
                     "exp_avg_sq": torch.zeros_like(parameter.detach()),
                 }
+
+
+def free_bytes(folder: Path) -> int | None:
+    """What may still be written beside `folder`, as far as the system tells: quotas are not seen."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def local_part(whole: Tensor, like: Tensor) -> Tensor:

@@ -127,11 +127,11 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
     batches.consumed = at.consumed
     guard = Guard(faults, past.get("guard", {}))
     is_main = ranks.rank == 0
-    metrics = MetricsWriter(job.folder / METRICS_FILE, at.metrics_bytes) if is_main else None
-    reset_peak()
+    metrics = (
+        MetricsWriter(job.folder / METRICS_FILE, at.metrics_bytes, checkpoints.wait) if is_main else None
+    )
+    reset_peaks(ranks.device)
     is_cuda = ranks.device.type == "cuda"
-    if is_cuda:
-        torch.cuda.reset_peak_memory_stats(ranks.device)
     meter = EnergyMeter(past, gpu=ranks.device.index if is_cuda else None)
     clock = StepClock((lambda: torch.cuda.Event(enable_timing=True)) if is_cuda else None)
     pace = Pace(
@@ -230,7 +230,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
     ranks.barrier()
     run = _summary(model, job, status, totals | {"peak_bytes": peak}, meter.energy(*joules))
     if at.step < job.steps and status == "ok":
-        raise Stopped(f"{job.name} stopped at step {at.step} of {job.steps}", run)
+        raise Stopped(f"{job.name} stopped at step {at.step} of {job.steps}{checkpoints.lacks(at.step)}", run)
     return run
 
 
@@ -243,6 +243,13 @@ def evaluate(model: nn.Module, objective: Objective, layout: Layout) -> dict[str
     reshard(model)
     model.train()
     return figures
+
+
+def reset_peaks(device: torch.device) -> None:
+    """Let `memory_peaks` begin anew."""
+    reset_peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def memory_peaks(device: torch.device) -> dict[str, float]:

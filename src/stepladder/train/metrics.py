@@ -1,9 +1,10 @@
 """One record a step in; metrics.jsonl out, and back, also when its last line was torn by a kill."""
 
+import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -15,9 +16,15 @@ METRICS_FILE = "metrics.jsonl"
 class MetricsWriter:
     """Appends one line a step. A record that is not a finite number is written as null."""
 
-    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        """Open `path`, keeping its first `keep_bytes` bytes (what a checkpoint knows of)."""
-        self._path = path
+    def __init__(
+        self, path: Path, keep_bytes: int = 0, make_room: Callable[[], object] = lambda: None
+    ) -> None:
+        """Open `path`, keeping its first `keep_bytes` bytes (what a checkpoint knows of).
+
+        `make_room` is called when the disk is full, before the rest of a line is tried once more: a
+        checkpoint that is being written may have taken the last bytes, and gives them back.
+        """
+        self._path, self._make_room = path, make_room
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._told():
             # Unbuffered: a line that did not fit on the disk must not be tried again when the file closes.
@@ -42,9 +49,16 @@ class MetricsWriter:
             for key, value in record.items()
         }
         line = memoryview(json.dumps(values).encode() + b"\n")
+        tries = 0
         with self._told():
             while line:  # a nearly full disk takes a part of it first
-                line = line[self._file.write(line) :]
+                try:
+                    line = line[self._file.write(line) :]
+                except OSError as error:
+                    tries += 1
+                    if tries > 1 or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    self._make_room()
 
     def sync(self) -> int:
         """Put all lines on the disk; the number of bytes."""

@@ -9,6 +9,7 @@ error, 75 stopped half-way with a checkpoint (start it again), 76 hung (`faults.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -25,7 +26,7 @@ from typing import Any, NoReturn, TextIO, cast
 import torch
 
 from stepladder.data.tokens.shards import open_split
-from stepladder.errors import StepladderError, TrainError
+from stepladder.errors import StepladderError, StoreError, TrainError
 from stepladder.models.transformer import Attention, Transformer
 from stepladder.plan.layout import layout_problems
 from stepladder.records import Order, Plan, Run, Shape, Variant, from_json, to_json
@@ -302,7 +303,8 @@ def _train_once(plan_path: Path, out: Path, stop: threading.Event, answers: Text
         run = run_plan(plan_path, out, stop, report)
     except Stopped as stopped:
         if is_main:
-            write_json(out / STOPPED_FILE, {"reason": str(stopped)})
+            with contextlib.suppress(StoreError):  # a full disk: the supervisor hears it below
+                write_json(out / STOPPED_FILE, {"reason": str(stopped)})
             _answer(answers, {"event": "stopped", **where, "reason": str(stopped)})
         parallel.finish()
         return EXIT_RESUME

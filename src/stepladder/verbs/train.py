@@ -67,7 +67,7 @@ def train(
         with stop_on_signals():
             run = done or run_plan(plan, out, node=node)
     except Interrupted:
-        print(f"stopped with a checkpoint; the same command goes on: {out}", file=sys.stderr)
+        print(f"stopped; the same command goes on from the last checkpoint: {out}", file=sys.stderr)
         return EXIT_RESUME
     last = last_line(out / METRICS_FILE)
     print(json.dumps(to_json(run)) if json_output else "\n".join(run_lines(run, last)))
