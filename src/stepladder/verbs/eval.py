@@ -1,4 +1,5 @@
-"""`stepladder eval`: a checkpoint and text in, bits per byte out; or a tuned folder in, its table out."""
+"""`stepladder eval`: a checkpoint and text in, bits per byte out; a tuned folder in, its table out; or a
+checkpoint and tasks of lm-eval in, their scores out."""
 
 import json
 from dataclasses import asdict
@@ -15,15 +16,22 @@ def eval(
     tokenizer: Annotated[Path | None, Parameter(help="Corpus folder or tokenizer.json.")] = None,
     overlap: Annotated[float, Parameter(help="Share of a window that only gives context.")] = 0.5,
     max_tokens: Annotated[int, Parameter(help="Tokens of a corpus split to use (0: all).")] = 65_536,
+    harness: Annotated[str, Parameter(help="Tasks of lm-eval, with commas between them.")] = "",
+    harness_path: Annotated[Path | None, Parameter(help="Folder of YAML files with more such tasks.")] = None,
+    limit: Annotated[int, Parameter(help="Documents of each such task (0: all).")] = 0,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
-    """Measure held-out loss in bits per byte, or score the predictions of a tuned folder again."""
+    """Measure held-out loss in bits per byte, score a tuned folder again, or run tasks of lm-eval."""
     from stepladder.errors import DataError
 
+    if harness:
+        return _harness(folder, harness, (harness_path, limit, tokenizer), json_)
     if (folder / "task.json").exists():
         return _score(folder, json_)
     if on is None:
-        raise DataError("nothing to evaluate on", allowed="--on with a text file or a corpus folder")
+        raise DataError(
+            "nothing to evaluate on", allowed="--on with a text file or a corpus folder; --harness with tasks"
+        )
     from stepladder.eval.perplexity import evaluate_corpus, evaluate_text
 
     if (on / "corpus.json").exists():
@@ -35,6 +43,25 @@ def eval(
         return 0
     print(f"{result.bits_per_byte:.4f} bits per byte  ({result.nats_per_token:.4f} nats per token)")
     print(f"over {result.tokens:,} tokens that spell {result.num_bytes:,} bytes of {on}")
+    return 0
+
+
+def _harness(folder: Path, names: str, how: tuple[Path | None, int, Path | None], json_: bool) -> int:
+    from stepladder.eval.harness import format_rows, run_harness
+    from stepladder.records import to_json
+    from stepladder.store import write_text
+
+    path, limit, tokenizer = how
+    tasks = [name.strip() for name in names.split(",") if name.strip()]
+    found = run_harness(folder, tasks, path=path, limit=limit, tokenizer=tokenizer)
+    kept = folder / "harness" / f"{'+'.join(tasks)}.json"
+    write_text(kept, found.as_json() + "\n")
+    rows = found.rows()
+    if json_:
+        print(json.dumps({"folder": str(folder), "kept": str(kept), "rows": [to_json(row) for row in rows]}))
+        return 0
+    print(format_rows(rows))
+    print(f"lm-eval's own results, with every sample: {kept}")
     return 0
 
 
