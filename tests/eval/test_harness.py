@@ -43,7 +43,7 @@ SHAPE = Shape(
     context_tokens=CONTEXT,
 )
 END = "<|endoftext|>"
-# fp32 rounding of sums over at most a few hundred tokens; what was found is in docs/log.md.
+# fp32 rounding of sums over at most a few hundred tokens.
 ROUNDING = 2e-4
 TASKS = ["topic", "text", "summary"]
 
