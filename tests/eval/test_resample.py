@@ -127,6 +127,13 @@ def test_all_right_is_not_certain():
     assert pytest.approx(rated.high, abs=1e-12) == 4 * (1 - 0.025 ** (1 / 50))
 
 
+def test_two_groups_have_an_interval():
+    got = bootstrap(
+        [measured("rating", "mean_absolute_error", [1.0, 5.0, 9.0], [1.5, 5.1, 9.9], ["x", "x", "y"])]
+    )
+    assert got.low <= got.value <= got.high
+
+
 def test_every_example_needs_a_group():
     with pytest.raises(TaskError, match="needs a group"):
         measured("classification", "accuracy", ["a", "b"], ["a", "b"], ["g"])

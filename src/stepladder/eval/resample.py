@@ -217,6 +217,8 @@ def _estimate(draws: Array, value: float, left_out: Array, how: Resampling) -> E
         # Draws of n groups are narrower than the truth by sqrt((n - 1) / n), and n groups leave t and not
         # normal tails: the expanded percentiles of Hesterberg (2015, The American Statistician 69, 4.5.2).
         tails = norm.cdf(np.sqrt(groups / (groups - 1)) * t.ppf(tails, groups - 1))
+        # Of two groups they are 0 and 1, which have no finite place in the normal distribution.
+        tails = np.clip(tails, 1e-15, 1 - 1e-15)
     if how.method == "bca":
         below = (np.sum(draws < value) + 0.5 * np.sum(draws == value)) / len(draws)
         bias = norm.ppf(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))

@@ -1,4 +1,4 @@
-"""`stepladder eval`: a checkpoint and text, a tuned folder, or a climb and tasks in; its scores out."""
+"""`stepladder eval`: a checkpoint and text, a tuned folder, or tasks in; scores out."""
 
 import json
 import math
@@ -34,9 +34,12 @@ def eval(
     share: Annotated[
         float, Parameter(help="Of the ladder's core-seconds, what asking may take (0: no limit).")
     ] = 0.0,
+    harness: Annotated[str, Parameter(help="Tasks of lm-eval, with commas between them.")] = "",
+    harness_path: Annotated[Path | None, Parameter(help="Folder of YAML files with more such tasks.")] = None,
+    limit: Annotated[int, Parameter(help="Documents of each such task (0: all).")] = 0,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
-    """Measure held-out loss in bits per byte, or score the predictions of a tuned folder again.
+    """Measure held-out loss in bits per byte, score a tuned folder again, or run tasks of lm-eval.
 
     With --task each rung of a climb is asked about a task: what its gold answers cost, answers without and
     with examples, a head on frozen features. Before the target starts, its scores are forecast and frozen.
@@ -45,10 +48,14 @@ def eval(
 
     if task:
         return _ask(folder, task, (probes or [], share), json_)
+    if harness:
+        return _harness(folder, harness, (harness_path, limit, tokenizer), json_)
     if (folder / "task.json").exists():
         return _score(folder, json_)
     if on is None:
-        raise DataError("nothing to evaluate on", allowed="--on with a text file or a corpus folder")
+        raise DataError(
+            "nothing to evaluate on", allowed="--on with a text file or a corpus folder; --harness with tasks"
+        )
     from stepladder.eval.perplexity import evaluate_corpus, evaluate_text
 
     if (on / "corpus.json").exists():
@@ -82,6 +89,25 @@ def _ask(folder: Path, tasks: list[str], how: tuple[Sequence[str], float], json_
     else:
         print(probes_text(found))
         print(folder / PROBES_FILE)
+    return 0
+
+
+def _harness(folder: Path, names: str, how: tuple[Path | None, int, Path | None], json_: bool) -> int:
+    from stepladder.eval.harness import format_rows, run_harness
+    from stepladder.records import to_json
+    from stepladder.store import write_text
+
+    path, limit, tokenizer = how
+    tasks = [name.strip() for name in names.split(",") if name.strip()]
+    found = run_harness(folder, tasks, path=path, limit=limit, tokenizer=tokenizer)
+    kept = folder / "harness" / f"{'+'.join(tasks)}.json"
+    write_text(kept, found.as_json() + "\n")
+    rows = found.rows()
+    if json_:
+        print(json.dumps({"folder": str(folder), "kept": str(kept), "rows": [to_json(row) for row in rows]}))
+        return 0
+    print(format_rows(rows))
+    print(f"lm-eval's own results, with every sample: {kept}")
     return 0
 
 

@@ -41,6 +41,7 @@ class ForeignTokenizer:
         files = [path.parent / name for name in ("tokenizer_config.json", "config.json")]
         words, config = (read_json(file) if file.exists() else {} for file in files)
         self.end_id = self._end(words, config, path.parent)
+        self.begin_id = self._named(words, "bos")
         self.template = self._template(words)
 
     @property
@@ -56,6 +57,14 @@ class ForeignTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a text without its template."""
         return self._library.encode(text, add_special_tokens=False).ids
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text without its template, in which the names of control tokens stand for them."""
+        self._library.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self._library.encode_special_tokens = True
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts without their template."""

@@ -38,6 +38,7 @@ class Tokenizer:
     def __init__(self, definition: dict[str, Any]) -> None:
         self.vocab: dict[str, int] = definition["model"]["vocab"]
         self.end_id, self.template, self.start_ids = END_ID, _TEMPLATE, _TEMPLATE.begin
+        self.begin_id: int | None = END_ID
         self._definition = definition
         self._fast = _tiktoken(self.vocab) if _has_our_pattern(definition) else None
 
@@ -66,6 +67,11 @@ class Tokenizer:
             with contextlib.suppress(ValueError):
                 return self._fast.encode_to_numpy(text, disallowed_special=())
         return np.array(self._slow.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text in which the end-of-text string is the end of a text, as transformers reads it."""
+        first, *others = text.split(END_OF_TEXT)
+        return [*self.encode(first), *(one for part in others for one in (END_ID, *self.encode(part)))]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts."""
