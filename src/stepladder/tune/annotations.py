@@ -103,7 +103,7 @@ def _asked(identity: str, rows: Sequence[Mapping[str, Any]]) -> Asked:
     return Asked(
         id=identity,
         text=str(first["text"]),
-        group=str(first.get("group") or identity),
+        group=str(first.get("group") or f"queue {identity}"),
         said={str(row.get("annotator") or ""): str(row["label"]).strip() for row in rows},
         predicted=str(why.get("predicted", "")) if isinstance(why, Mapping) else "",
         is_random=first.get("random") is True,
@@ -173,21 +173,19 @@ def random_accuracy(asked: Sequence[Asked]) -> Share | None:
 def with_answers(task: Task, asked: Sequence[Asked], name: str) -> Task:
     """The task with these labels: chosen texts go to train, random ones to test, ties to neither.
 
-    Chosen texts would make a test harder than the pool is; random ones keep it unbiased.
+    Chosen texts would make a test harder than the pool is; random ones keep it unbiased. A random text whose
+    group train has goes to train: no group is on two sides.
     """
     settled = [one for one in asked if one.label]
-    train, test = (
-        [
-            Example(text=one.text, targets=(one.label,), group=one.group)
-            for one in settled
-            if one.is_random == by_chance
-        ]
-        for by_chance in (False, True)
+    taught = {one.group for one in task.train} | {one.group for one in settled if not one.is_random}
+    parts: dict[bool, list[Example]] = {True: [], False: []}
+    for one in settled:
+        example = Example(text=one.text, targets=(one.label,), group=one.group)
+        parts[one.is_random and one.group not in taught].append(example)
+    counts = (
+        f"{len(parts[False])} labels of a queue added to train, {len(parts[True])} drawn by chance to test"
     )
-    notes = [
-        *task.notes,
-        f"{len(train)} labels of a queue added to train, {len(test)} drawn by chance to test",
-    ]
+    notes = [*task.notes, counts]
     if ties := len(asked) - len(settled):
         notes.append(f"{ties} texts left out: people disagreed, no label has most votes")
-    return make_task(name, added(task, train, test), notes, kind=task.kind)
+    return make_task(name, added(task, parts[False], parts[True]), notes, kind=task.kind)

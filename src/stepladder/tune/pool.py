@@ -39,7 +39,8 @@ def read_pool(path: Path) -> tuple[list[PoolRow], list[str]]:
             problems.append(f'{place}: "id" {name!r} stands at {seen[name]} too')
         seen[name] = place
         label = "" if row.get("label") is None else str(row["label"]).strip()
-        rows.append(PoolRow(id=name, text=example.text, group=example.group, label=label))
+        group = f"{path.stem} {name}" if row.get("group") in (None, "") else example.group
+        rows.append(PoolRow(id=name, text=example.text, group=group, label=label))
     refuse_rows(problems, str(path), 'rows with "text", and an "id" of their own or none')
     once = list({normal_form(row.text): row for row in reversed(rows)}.values())[::-1]
     return once, [f"{len(rows) - len(once)} repeated texts left out"] if len(once) < len(rows) else []
@@ -53,11 +54,7 @@ def unlabelled(rows: Sequence[PoolRow], task: Task) -> tuple[list[PoolRow], list
     """
     known = {normal_form(example.text) for part in task.splits().values() for example in part}
     held = {example.group for part in (task.dev, task.test) for example in part}
-    left = [
-        row
-        for row in rows
-        if normal_form(row.text) not in known and (row.group.startswith("row ") or row.group not in held)
-    ]
+    left = [row for row in rows if normal_form(row.text) not in known and row.group not in held]
     if not left:
         raise TaskError("no text is left to label", got=f"{len(rows)} texts, all of them in {task.name}")
     said = f"{len(rows) - len(left)} texts left out: {task.name} has them, or dev or test their group"
