@@ -181,3 +181,18 @@ def test_every_kind_has_a_table_with_baselines_and_a_verdict(kind, tmp_path):
     text = table.format_table(found)
     assert len(text.split("\n")) >= len({row.method for row in found.rows}) + 1
     assert table.show_predictions(tmp_path, count=3)
+
+
+def test_the_table_says_how_many_training_labels_are_weak(tmp_path):
+    write_folder(tmp_path, GOLD, {(table.TUNED, 0): GOLD})
+    assert table.task_table(tmp_path).weak == ""
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    marked = [
+        row | ({"weak": True, "weak_source": "rules r.json"} if at < 5 else {}) for at, row in enumerate(rows)
+    ]
+    write_text(tmp_path / "train.jsonl", "\n".join(map(json.dumps, marked)) + "\n")
+    found = table.task_table(tmp_path)
+    said = "5 of 20 training labels are weak, given by no person: 5 rules r.json."
+    assert found.weak == said
+    assert table.format_table(found).endswith(said)
+    assert json.loads((tmp_path / "results.json").read_text())["weak"] == said

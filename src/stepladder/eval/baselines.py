@@ -6,27 +6,22 @@ answers are texts are in `stepladder.eval.text_baselines`.
 
 import random
 import tarfile
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stepladder.errors import MissingExtraError
 from stepladder.eval import counts
+from stepladder.eval.linear import PENALTIES, WordCounts, fit_logistic, fit_ridge, sklearn_alone
 from stepladder.eval.predictions import Row, asked_of, gold_of
 from stepladder.plan.machine import cache_folder
 
 LINEAR, ONE_VS_REST, RIDGE = "TF-IDF + logistic regression", "TF-IDF + one-vs-rest", "TF-IDF + ridge"
 LEXICON, MAJORITY, CHANCE = "VADER lexicon", "majority class", "chance"
 COMMON_LABELS, MEAN, MEDIAN = "commonest labels", "mean rating", "median rating"
-# Inverse strengths of the L2 penalty that the dev split chooses from.
-_PENALTIES = (1.0, 10.0, 100.0)
-_MAX_FEATURES = 200_000
 # Hutto and Gilbert 2014: 7,500 words rated from -4 to 4; their score is sum / sqrt(sum² + 15).
 _LEXICON = "vaderSentiment-3.3.2/vaderSentiment/vader_lexicon.txt"
 _LEXICON_SCALE = 15.0
@@ -120,15 +115,8 @@ def linear(task: TaskRows, seed: int = 0) -> Said:
         MissingExtraError: scikit-learn is not installed.
     """
     with sklearn_alone():
-        from sklearn.linear_model import LogisticRegression
-
         train, dev, test = features(task)
-        models = [
-            LogisticRegression(C=penalty, max_iter=200, random_state=seed).fit(train, task.gold("train"))
-            for penalty in _PENALTIES
-        ]
-        best = max(models, key=lambda model: float(model.score(dev, task.gold("dev"))))
-        return _likeliest(best, test)
+        return _likeliest(fit_logistic(train, task.gold("train"), dev, task.gold("dev"), seed), test)
 
 
 def one_vs_rest(task: TaskRows, seed: int = 0) -> Said:
@@ -150,7 +138,7 @@ def one_vs_rest(task: TaskRows, seed: int = 0) -> Said:
             OneVsRestClassifier(LogisticRegression(C=penalty, max_iter=200, random_state=seed)).fit(
                 train, truth
             )
-            for penalty in _PENALTIES
+            for penalty in PENALTIES
         ]
         return _label_sets(coder, max(models, key=quality).predict(test)), []
 
@@ -158,15 +146,10 @@ def one_vs_rest(task: TaskRows, seed: int = 0) -> Said:
 def ridge(task: TaskRows, seed: int = 0) -> Said:
     """Ridge regression on TF-IDF; the penalty with the least mean absolute error on dev."""
     with sklearn_alone():
-        from sklearn.linear_model import Ridge
-
         train, dev, test = features(task)
-        gold = np.asarray(task.gold("train"))
-        models = [
-            Ridge(alpha=1 / penalty, random_state=seed).fit(train, gold) for penalty in (0.1, *_PENALTIES)
-        ]
-        best = min(models, key=lambda model: np.abs(model.predict(dev) - task.gold("dev")).mean())
-        return np.clip(best.predict(test), gold.min(), gold.max()).tolist(), []
+        gold = task.gold("train")
+        best = fit_ridge(train, gold, dev, task.gold("dev"), seed)
+        return np.clip(best.predict(test), min(gold), max(gold)).tolist(), []
 
 
 def by_lexicon(task: TaskRows, seed: int = 0) -> Said:
@@ -200,14 +183,9 @@ def read_lexicon() -> dict[str, float]:
 
 
 def features(task: TaskRows) -> tuple[Any, Any, Any]:
-    """TF-IDF of train, dev and test; every run of letters, digits or marks is a word."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectoriser = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]+", max_features=_MAX_FEATURES
-    )
-    train = vectoriser.fit_transform(task.asked("train"))
-    return train, vectoriser.transform(task.asked("dev")), vectoriser.transform(task.asked("test"))
+    """TF-IDF of train, dev and test."""
+    train, dev, test = WordCounts(*map(task.asked, ("train", "dev", "test"))).tfidf()
+    return train, dev, test
 
 
 def _likeliest(model: Any, test: Any) -> Said:
@@ -223,18 +201,3 @@ def _sentiment(text: str, words: dict[str, float]) -> float:
     tokens = (token.strip(".,!?;:\"'()[]") or token for token in text.lower().split())
     total = sum(words.get(token, 0.0) for token in tokens)
     return total / (total * total + _LEXICON_SCALE) ** 0.5
-
-
-@contextmanager
-def sklearn_alone() -> Iterator[None]:
-    """One thread, no warnings of fits that stopped early; MissingExtraError where it is not installed."""
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise MissingExtraError("the linear baseline", "train") from error
-    # Threads that wait for each other on small matrices cost 10x on a busy machine.
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", message="Label .* is present in all training examples")
-        yield

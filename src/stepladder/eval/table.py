@@ -7,9 +7,9 @@ are computed here and written beside them in the same form.
 
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,17 @@ Methods = Mapping[str, Sequence[Predictions]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskTable:
-    """Rows (one a method and metric), what they say in plain sentences, and what the test cannot tell."""
+    """Rows (one a method and metric), what they say in plain sentences, and what the test cannot tell.
+
+    `weak` says how many training labels no person gave; empty where all are people's.
+    """
 
     task: str
     rows: tuple[TaskResult, ...]
     verdict: str
     limits: tuple[str, ...] = ()
     kind: str = "classification"
+    weak: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +80,19 @@ def task_table(folder: Path, *, seed: int = 0) -> TaskTable:
         TaskError: a predictions file does not belong to the test set.
     """
     test, methods = read_folder(folder, seed=seed)
-    table = score(test, methods)
+    table = replace(score(test, methods), weak=weak_labels(read_lines(folder / "train.jsonl")))
     write_json(folder / RESULTS_FILE, table_object(table))
     return table
+
+
+def weak_labels(train: Sequence[Row]) -> str:
+    """How many training labels are weak, and where they are from; empty without any."""
+    weak = [row for row in train if row.get("weak") is True]
+    if not weak:
+        return ""
+    found = Counter(str(row.get("weak_source") or "no source stated") for row in weak)
+    sources = ", ".join(f"{count:,} {source}" for source, count in found.most_common())
+    return f"{len(weak):,} of {len(train):,} training labels are weak, given by no person: {sources}."
 
 
 def read_folder(folder: Path, *, seed: int = 0) -> tuple[TestSet, Methods]:
@@ -139,6 +153,7 @@ def table_object(table: TaskTable) -> dict[str, Any]:
         "kind": table.kind,
         "verdict": table.verdict,
         "limits": list(table.limits),
+        "weak": table.weak,
         "rows": [to_json(row) for row in table.rows],
     }
 
@@ -161,7 +176,7 @@ def format_table(table: TaskTable) -> str:
         first = next(iter(cells.values()))
         line = _line([method, *texts[method]], [width, *widths])
         lines.append(f"{line}  {first.seeds:>5}  {first.seconds:7.1f}")
-    return "\n".join([*lines, *table.limits])
+    return "\n".join([*lines, *table.limits, *filter(None, [table.weak])])
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

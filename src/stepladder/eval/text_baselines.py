@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stepladder.eval.baselines import CHANCE, Baseline, Said, TaskRows, sklearn_alone
+from stepladder.eval.baselines import CHANCE, Baseline, Said, TaskRows
 from stepladder.eval.counts import answer_scores
+from stepladder.eval.linear import sklearn_alone
 
 NO_ANSWER, COMMON_ANSWER, WINDOW = "no answer", "commonest answer", "best window"
 COPY, WORDS, NEAREST = "copy", "word for word", "nearest training pair"

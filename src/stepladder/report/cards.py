@@ -136,7 +136,7 @@ def _task(task: Task) -> list[str]:
         f"{row.low:.3f} – {row.high:.3f} | {row.examples:,} |"
         for row in task.rows
     ]
-    return ["\n".join([head, *rows]), *([task.verdict] if task.verdict else [])]
+    return ["\n".join([head, *rows]), *filter(None, (task.verdict, one_line(task.weak)))]
 
 
 def tuned_card(parts: Parts, task: Task) -> str:

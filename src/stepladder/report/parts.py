@@ -75,12 +75,14 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One task: rows of its table and the sentence that `tune` wrote under it; `place` is its folder's."""
+    """One task: rows of its table, the sentence that `tune` wrote under it, and what it says of weak labels;
+    `place` is its folder's."""
 
     name: str
     rows: tuple[TaskResult, ...]
     verdict: str = ""
     place: str = ""
+    weak: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,7 +286,8 @@ def _read_task(path: Path) -> Task:
     rows = _read_list(path, TaskResult, "results", "rows")
     name = str(value.get("task") or (rows[0].task if rows else path.parent.name))
     place = f"tune/{path.parent.name}"
-    return Task(name=name, rows=rows, verdict=str(value.get("verdict", "")), place=place)
+    verdict, weak = (str(value.get(key, "")) for key in ("verdict", "weak"))
+    return Task(name=name, rows=rows, verdict=verdict, place=place, weak=weak)
 
 
 def _read_scores(read: _Reader, parts: Parts) -> tuple[Score, ...]:

@@ -32,7 +32,7 @@ from stepladder.tune.rows import (
 
 Columns = Mapping[str, str]
 # What a column map may name: every key of a row.
-STANDARD = (*dict.fromkeys(key for keys in KEYS.values() for key in keys), "group", "weak")
+STANDARD = (*dict.fromkeys(key for keys in KEYS.values() for key in keys), "group", "weak", "weak_source")
 _ARROW_MAGIC = b"ARROW1"
 
 

@@ -8,12 +8,12 @@
     summarisation    {"text", "summary"}
 
 All may have "group": examples of one group (a document, a user, a product) stay on one side of every split.
-And "weak": true, where a rule or a model gave the label.
+And "weak": true, where a rule or a model gave the label, with "weak_source", which one.
 """
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -53,7 +53,7 @@ class Example:
 
     `targets` is one label, the labels that apply, one rating, all accepted answers (none: the text does not
     answer), or one translation or summary. `starts` are the characters of `text` at which the answers begin,
-    -1 where that is not known. `weak`: a rule or a model said it, not a person.
+    -1 where that is not known. `weak`: a rule or a model said it (`weak_source`: which), not a person.
     """
 
     text: str
@@ -62,6 +62,7 @@ class Example:
     question: str = ""
     starts: tuple[int, ...] = ()
     weak: bool = False
+    weak_source: str = ""
 
     @property
     def label(self) -> str:
@@ -134,17 +135,23 @@ def checked(
     examples: list[Example], problems: list[str], name: str, kind: Kind, form: str = _JSON_LINES
 ) -> list[Example]:
     """The examples, if there are some and no problems."""
-    if problems:
-        listed = "\n           ".join(problems[:_LISTED_ROWS])
-        more = f"\n           and {len(problems) - _LISTED_ROWS} more" if len(problems) > _LISTED_ROWS else ""
-        raise TaskError(
-            f"{name} has {len(problems)} bad {'row' if len(problems) == 1 else 'rows'}",
-            got=listed + more,
-            allowed=f"{form} with {_ALLOWED[kind]}",
-        )
+    refuse_rows(problems, name, f"{form} with {_ALLOWED[kind]}")
     if not examples:
         raise TaskError(f"{name} holds no examples")
     return examples
+
+
+def refuse_rows(problems: Sequence[str], name: str, allowed: str) -> None:
+    """TaskError that lists the first ten problems, where there are any."""
+    if not problems:
+        return
+    listed = "\n           ".join(problems[:_LISTED_ROWS])
+    more = f"\n           and {len(problems) - _LISTED_ROWS} more" if len(problems) > _LISTED_ROWS else ""
+    raise TaskError(
+        f"{name} has {len(problems)} bad {'row' if len(problems) == 1 else 'rows'}",
+        got=listed + more,
+        allowed=allowed,
+    )
 
 
 def row_of(example: Example, kind: Kind) -> dict[str, Any]:
@@ -160,7 +167,8 @@ def row_of(example: Example, kind: Kind) -> dict[str, Any]:
         row["labels"] = list(example.targets)
     else:
         row[keys[-1]] = float(example.label) if kind == "rating" else example.label
-    return row | {"group": example.group} | ({"weak": True} if example.weak else {})
+    source = {"weak_source": example.weak_source} if example.weak_source else {}
+    return row | {"group": example.group} | ({"weak": True} | source if example.weak else {})
 
 
 def gold_of(example: Example, kind: Kind) -> Any:
@@ -182,13 +190,15 @@ def example_of(row: Mapping[str, Any], kind: Kind, group: str, *, labelled: bool
     own = row.get("group")
     group = str(own) if own not in (None, "") else texts[0] if kind in ("span", "answer") else group
     targets, starts = _targets(row[said], kind, texts[0]) if labelled else ((), ())
+    is_weak = labelled and row.get("weak") is True
     return Example(
         text=texts[0],
         targets=targets,
         group=group,
         question=texts[1] if len(texts) > 1 else "",
         starts=starts,
-        weak=labelled and row.get("weak") is True,
+        weak=is_weak,
+        weak_source=str(row.get("weak_source") or "") if is_weak else "",
     )
 
 

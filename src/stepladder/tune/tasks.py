@@ -88,7 +88,8 @@ def read_task(
     if "train" not in parts:
         raise TaskError(f"{path} has no train split", got=", ".join(parts))
     if "dev" not in parts:
-        parts |= split_by_group(parts["train"], {"dev": 0.1}, seed, kind)
+        found, said = _split_strong(parts["train"], {"dev": 0.1}, seed, kind)
+        parts, notes = parts | found, [*notes, *said]
     return make_task(name, parts, notes, kind=kind)
 
 
@@ -134,15 +135,22 @@ def split_task(
         seen.setdefault(asked(example), example)
     kept = list(seen.values())
     said = [f"{len(examples) - len(kept)} repeated texts left out"] if len(kept) < len(examples) else []
-    weak = [example for example in kept if example.weak]
-    strong = [example for example in kept if not example.weak]
-    parts = split_by_group(strong, {"test": 0.2, "dev": 0.1}, seed, kind)
-    held = {example.group for split in ("dev", "test") for example in parts[split]}
+    parts, more = _split_strong(kept, {"test": 0.2, "dev": 0.1}, seed, kind)
+    return make_task(name, parts, [*notes, *said, *more], kind=kind)
+
+
+def _split_strong(
+    examples: Sequence[Example], shares: dict[str, float], seed: int, kind: Kind
+) -> tuple[dict[str, list[Example]], list[str]]:
+    """As `split_by_group`, with all weak labels in train but those of groups elsewhere; a note on these."""
+    weak = [example for example in examples if example.weak]
+    parts = split_by_group([example for example in examples if not example.weak], shares, seed, kind)
+    held = {example.group for split in shares for example in parts[split]}
     usable = [example for example in weak if example.group not in held]
-    if len(usable) < len(weak):
-        said.append(f"{len(weak) - len(usable)} weak labels left out: dev or test has their group")
     parts["train"] += usable
-    return make_task(name, parts, [*notes, *said], kind=kind)
+    left = len(weak) - len(usable)
+    names = " or ".join(sorted(shares))
+    return parts, [f"{left} weak labels left out: {names} has their group"] if left else []
 
 
 def split_by_group(
@@ -218,14 +226,20 @@ def make_task(
     *,
     kind: Kind = "classification",
 ) -> Task:
-    """A checked Task; training texts that occur in dev or test are left out and counted in the notes."""
+    """A checked Task. Left out, and counted in the notes: weak labels of dev and test, since they judge
+    nothing, and training texts that occur in dev or test.
+    """
+    for split in ("dev", "test"):
+        strong = [example for example in parts[split] if not example.weak]
+        if weak := len(parts[split]) - len(strong):
+            notes = [*notes, f"{weak} weak labels left out of {split}: they judge nothing"]
+            parts = {**parts, split: strong}
     held = {asked(example) for split in ("dev", "test") for example in parts[split]}
     train = [example for example in parts["train"] if asked(example) not in held]
     if (dropped := len(parts["train"]) - len(train)) > 0:
         notes = [*notes, f"{dropped} training texts left out because dev or test has them"]
-    for split, part in {**parts, "train": train}.items():
-        if weak := sum(example.weak for example in part):
-            notes = [*notes, f"{weak} of {len(part)} labels of {split} are weak: a rule or a model gave them"]
+    if weak := sum(example.weak for example in train):
+        notes = [*notes, f"{weak} of {len(train)} labels of train are weak: a rule or a model gave them"]
     labels = tuple(sorted({one for e in train for one in e.targets})) if kind in LABELLED else ()
     if problems := _problems(kind, labels, {**parts, "train": train}):
         raise TaskError(

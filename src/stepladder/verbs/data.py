@@ -31,6 +31,9 @@ app.command(
     name="example",
     help="Write a real labelled set that needs no hub, or list those there are.",
 )
+app.command(
+    "stepladder.verbs.data_labels:app", name="labels", help="What labels are worth, and how to get more."
+)
 
 
 @app.default
