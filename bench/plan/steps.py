@@ -22,7 +22,7 @@ from stepladder.plan.stepcalibrate import (
     slopes,
     spread_of,
 )
-from stepladder.plan.steprows import Row, config_of, refusal
+from stepladder.plan.steprows import Row, config_of, is_mixture, refusal
 from stepladder.plan.steptime import CONSTANTS, Config, Rule, step_seconds
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "layout"
@@ -59,11 +59,11 @@ class Error:
     weight: float = 1.0
 
 
-def published(folder: Path) -> Table:
-    """Rows with a step that may be scored and are not refused."""
+def published(folder: Path, *, mixtures: bool = False) -> Table:
+    """Rows with a step that may be scored and are not refused: of dense networks, or of mixtures."""
     with (folder / "configs_public.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["status"] == "ok" and not row["trap"]]
-    rows = [row for row in rows if row["step_s"] and not refusal(row)]
+    rows = [row for row in rows if row["step_s"] and not refusal(row) and is_mixture(row) == mixtures]
     return Table(
         rows=rows,
         logs=np.log([float(row["step_s"]) for row in rows]),

@@ -54,7 +54,8 @@ class Clock:
 
 
 def ours(case: Case, options: argparse.Namespace, clock: Clock) -> None:
-    """The worker's own loop: loader, metrics, meter and all. The last step's evaluation is left out."""
+    """The worker's own loop: loader, metrics, meter and all, but no evaluations: the peers make none."""
+    worker.count_evaluations = lambda *_: 0
     words = options.side.split("-")
     layout = Layout(threads=options.threads, precision="bf16" if "bf16" in words else "fp32")
     with tempfile.TemporaryDirectory() as name:

@@ -11,7 +11,7 @@ from stepladder.models.generate import (  # noqa: E402
     Reading,
     Sampling,
     generate_many,
-    score_continuations,
+    generate_until,
     stream,
 )
 from stepladder.models.hf import random_network  # noqa: E402
@@ -103,17 +103,13 @@ def test_sampling_depends_on_the_seed_alone(network):
     assert greedy == generate_many(network, PROMPTS, 9, end=END, sampling=replace(how, top_p=0.0))
 
 
-@torch.no_grad()
-def test_scores_are_sums_of_log_probabilities(network):
-    pairs = [([4, 5, 6], [7, 8]), ([1], [2, 3, 4, 5, 6]), (list(range(1, 60)), [9, 10, 11])]
-    for (prompt, said), (nats, greedy) in zip(pairs, score_continuations(network, pairs), strict=True):
-        whole = (prompt + said)[-33:]
-        chances = network(torch.tensor([whole[:-1]]))[0].log_softmax(-1)[-len(said) :]
-        expected = chances[range(len(said)), said].sum().item()
-        assert nats == pytest.approx(expected, abs=1e-4)
-        assert greedy == (chances.argmax(-1).tolist() == said)
-    best = generate_many(network, [[4, 5, 6]], 3, end=-1)[0]
-    assert score_continuations(network, [([4, 5, 6], best)])[0][1]
+def test_a_row_that_is_over_says_no_more(network):
+    whole = generate_many(network, PROMPTS, 12, end=END)
+    asked = {"end": END, "is_over": lambda said: len(said) % 5 == 0 or said[-1] == whole[0][2]}
+    cut = generate_until(network, PROMPTS, 12, **asked)
+    for one, text in zip(whole, cut, strict=True):
+        ends = [at for at in range(1, len(one) + 1) if at % 5 == 0 or one[at - 1] == whole[0][2]]
+        assert text == one[: min([*ends, len(one)])]
 
 
 def test_what_cannot_be_gone_on_from():
@@ -121,5 +117,3 @@ def test_what_cannot_be_gone_on_from():
         generate_many(random_network(replace(PLAIN, causal=False), 0), [[1]], 2, end=END)
     with pytest.raises(ExportError, match="without ids"):
         generate_many(random_network(PLAIN, 0), [[1], []], 2, end=END)
-    with pytest.raises(ExportError, match="one id each"):
-        score_continuations(random_network(PLAIN, 0), [([1], [])])

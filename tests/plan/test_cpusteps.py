@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import pytest
 
 from stepladder.models.count import count_params, train_flops_per_token
-from stepladder.models.shape import shape_for_width
-from stepladder.plan.cpusteps import FITTED, CpuPrices, fit_prices, speedup, step_seconds, step_terms
+from stepladder.models.shape import shape_for_width, with_experts
+from stepladder.plan.cpusteps import FITTED, CpuPrices, fastest, fit_prices, speedup, step_seconds, step_terms
 from stepladder.plan.measured import MeasuredStep
 from stepladder.records import Degrees, Layout, Recipe
 
@@ -85,3 +85,38 @@ def test_a_speedup_says_what_it_is_of():
     two = speedup((SHAPE, RECIPE), ONE, TWO)
     assert 1.2 < two.low < two.value < two.high < 2.4
     assert two.how.startswith("1 processes of 2 threads against 1 of 1")
+
+
+def test_a_speedup_beyond_what_was_measured_is_less_sure():
+    def width(layout: Layout) -> float:
+        found = speedup((SHAPE, RECIPE), ONE, layout)
+        return found.high / found.value
+
+    assert width(TWO) < width(Layout(threads=4)) < width(Layout(threads=8))
+    assert width(DDP) < width(Layout(processes=8, shard="ddp"))
+    assert "never measured" in speedup((SHAPE, RECIPE), ONE, Layout(threads=4)).how
+    assert width(TWO) < width(replace(TWO, precision="bf16"))
+
+
+def test_the_fastest_way_hangs_on_what_messages_cost():
+    run = (SHAPE, replace(RECIPE, batch_tokens=8 * 2048))
+    dear = replace(FITTED, messages=1.0)
+    assert TWO == fastest(run, ONE, 2, 8e9, dear)
+    free = replace(FITTED, messages=0.0, traffic=0.0)
+    found = fastest(run, ONE, 4, 8e9, free)
+    assert (4, 1) == (found.processes, found.threads)
+    # Two processes of Python and torch do not fit half a gigabyte.
+    assert 1 == fastest(run, ONE, 2, 6.5e8, free).processes
+    # A tie goes to the fewest processes.
+    assert 1 == fastest(run, ONE, 1, 8e9).processes
+
+
+def test_experts_that_are_shared_out_are_sent_for():
+    mixed = with_experts(SHAPE, 4, 2, 64)
+    plain, shared = (
+        step_seconds(mixed, RECIPE, replace(DDP, degrees=Degrees(expert=degree)), price("traffic"))
+        for degree in (1, 2)
+    )
+    rows = 4 * 4 * 1024 * 2 * 128 * 4 / 2
+    experts = 3 * 4 * 64 * 128 * 4
+    assert shared - plain == pytest.approx(rows - 4 * experts / 2)

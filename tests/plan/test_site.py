@@ -57,6 +57,10 @@ def test_this_cpu_takes_bf16_only_where_it_is_faster():
     assert (
         layout({"fp32": {"4": 200.0}, "fp32_medium": {"4": 450.0}, "bf16": {"4": 500.0}}).precision == "fp32"
     )
+    # Of the two kernels for fp32 the faster one counts.
+    assert (
+        layout({"fp32": {"4": 450.0}, "fp32_medium": {"4": 200.0}, "bf16": {"4": 500.0}}).precision == "fp32"
+    )
     assert site(machine=replace(MACHINE, has_bf16=False)).layout.precision == "fp32"
     assert site({"precision": "fp32"}).layout.precision == "fp32"
 

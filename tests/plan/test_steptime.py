@@ -77,6 +77,7 @@ def test_every_constant_is_felt_somewhere():
         PIPED,
         {**SHARDED, "hw": "H100", "dtype": "fp8", "hidden": "4100"},
         {**ROW, "tp": "16", "dp": "4", "ga": "32", "extra": "ckpt_in_cpu=1"},
+        {**SHARDED, "experts": "64", "topk": "4", "moe_ffn": "1024", "ep": "16", "seq": "512"},
     ]
     plain = step_seconds(config_of(rows))
     for name in CONSTANTS:

@@ -33,11 +33,15 @@ def plan_of(path: Path, seconds: float, **layout: Any) -> Plan:
     return replace(plan, layout=replace(plan.layout, **layout), numbers={**plan.numbers, "seconds": number})
 
 
-def test_a_short_run_takes_the_rules(make_plan: MakePlan) -> None:
+@pytest.mark.parametrize(("is_intel", "kernel"), [(False, "medium"), (True, "highest")])
+def test_a_short_run_takes_the_rules(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, is_intel: bool, kernel: str
+) -> None:
+    monkeypatch.setattr(chosen, "is_intel_cpu", lambda: is_intel)
     plan = plan_of(make_plan(), 59.0)
     assert choose(plan, {}) == choose(plan, PROBE)
     values = {name: choice.value for name, choice in choose(plan, PROBE).items()}
-    assert ("explicit", "medium", "off") == (values["attention"], values["fp32_products"], values["compile"])
+    assert ("explicit", kernel, "off") == (values["attention"], values["fp32_products"], values["compile"])
 
 
 def test_measurements_decide_a_longer_run(make_plan: MakePlan) -> None:
@@ -49,6 +53,14 @@ def test_measurements_decide_a_longer_run(make_plan: MakePlan) -> None:
     lines = "\n".join(choice_lines(found))
     assert "attention: sdpa (measured)" in lines
     assert "explicit 200, sdpa 100" in lines
+
+
+def test_an_exact_kernel_is_taken_only_where_it_is_faster(make_plan: MakePlan) -> None:
+    plan, exact = plan_of(make_plan(), 60.0), {"large_gflops": 80.0, "relative_error": 2e-7}
+    for other, value in ((60.0, "medium"), (90.0, "highest")):
+        products = {"fp32": {"large_gflops": other, "relative_error": 2e-7}, "fp32_medium": exact}
+        found = choose(plan, {"threads": {"1": {"products": products}}})["fp32_products"]
+        assert (value, "measured") == (found.value, found.source)
 
 
 def test_a_row_of_another_precision_or_context_decides_nothing(make_plan: MakePlan) -> None:

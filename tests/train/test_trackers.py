@@ -31,7 +31,7 @@ def record(step: int) -> dict[str, float | str]:
 
 
 def log_steps(names: list[str], folder: Path, plan: Plan, steps: range, *, done: bool) -> None:
-    with Trackers(names, folder, plan) as trackers:
+    with Trackers(names, folder, plan.name, plan) as trackers:
         for step in steps:
             trackers.log(record(step))
         if done:
@@ -94,7 +94,7 @@ def test_the_order_of_calls_and_the_id_that_is_kept(tmp_path: Path, plan: Plan) 
 
 @pytest.mark.usefixtures("own_kinds")
 def test_fast_steps_are_thinned_and_evaluations_are_not(tmp_path: Path, plan: Plan) -> None:
-    with Trackers(["kept"], tmp_path, plan) as trackers:
+    with Trackers(["kept"], tmp_path, plan.name, plan) as trackers:
         for step in range(1, 1000):
             trackers.log({"step": step, "tokens": step, "loss": 1.0})
         trackers.log({"step": 1000, "tokens": 1000, "loss": 1.0, "heldout_loss": 1.0})
@@ -162,7 +162,7 @@ def killed_and_finished(plan: Plan, folder: Path, name: str, environment: dict[s
         "from stepladder.records import Plan, from_json\nfrom stepladder.train.trackers import Trackers\n"
         "folder, name, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])\n"
         "plan = from_json(Plan, json.loads((folder / 'p.json').read_text()))\n"
-        "with Trackers([name], folder, plan) as trackers:\n"
+        "with Trackers([name], folder, plan.name, plan) as trackers:\n"
         "    for step in range(first, last + 1):\n"
         "        record = {'step': step, 'tokens': 256 * step, 'loss': 5.0 - step, 'heldout_loss': 1.0}\n"
         "        trackers.log(record)\n"

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 hf = pytest.importorskip("stepladder.models.hf")
 
 from stepladder.data.tokens.tokenizer import load_tokenizer  # noqa: E402
-from stepladder.models.generate import generate_many, score_continuations  # noqa: E402
+from stepladder.models.generate import generate_many  # noqa: E402
+from stepladder.models.score import score_continuations  # noqa: E402
 from stepladder.records import Shape  # noqa: E402
 from stepladder.store import read_json  # noqa: E402
 from stepladder.tune.prompts import said  # noqa: E402

@@ -9,8 +9,8 @@ import numpy as np
 from stepladder.data.canaries import draw_candidates, read_canaries
 from stepladder.data.tokens.tokenizer import Tokenizer, load_own_tokenizer
 from stepladder.laws.exposure import CHANCE_BITS, exposures
-from stepladder.models.generate import score_continuations
 from stepladder.models.hf import load_folder
+from stepladder.models.score import score_continuations
 
 # 11 bits of exposure before the tail has to be extrapolated.
 CANDIDATES = 2_047

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from stepladder.data.tokens.tokenizer import load_tokenizer
+from stepladder.data.tokens.foreign import ForeignTokenizer
+from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from stepladder.models.export import find_tokenizer
 from stepladder.models.generate import Sampling, stream
 from stepladder.models.hf import load_decoder
@@ -20,7 +20,12 @@ class Speaker:
     """A decoder with its tokenizer."""
 
     network: Transformer
-    words: Any
+    words: Tokenizer | ForeignTokenizer
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids that a token has; a network's vocabulary may be padded."""
+        return min(self.words.vocab_size, self.network.shape.vocab_size)
 
     def say(self, prompt: str, tokens: int, sampling: Sampling, *, until: str = "") -> Iterator[str]:
         """Pieces of at most `tokens` tokens of text after `prompt`, up to `until` where it is said.
@@ -29,11 +34,10 @@ class Speaker:
         """
         # In training every document follows the end of another one.
         ids = [*self.words.start_ids, *self.words.encode(prompt)]
-        vocabulary = min(self.words.vocab_size, self.network.shape.vocab_size)
         new: list[int] = []
         told = 0
         for token in stream(
-            self.network, ids, tokens, end=self.words.end_id, sampling=sampling, vocabulary=vocabulary
+            self.network, ids, tokens, end=self.words.end_id, sampling=sampling, vocabulary=self.vocabulary
         ):
             new.append(token)
             text = self.words.decode(new)

@@ -5,18 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from stepladder.data.tokens.shards import open_split
-from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.errors import DataError, ExportError
-from stepladder.models.export import find_tokenizer
+from stepladder.eval.generate import open_speaker
+from stepladder.eval.scorer import check_ids, score_texts
 from stepladder.models.hf import load_decoder
-from stepladder.models.transformer import Transformer
+from stepladder.models.score import rolling_losses
 from stepladder.units import bits_per_byte
-
-_BATCH_TOKENS = 4_096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,14 +48,13 @@ def evaluate_text(
         raise DataError(f"{text} is not UTF-8", got=f"byte {error.start}") from error
     if not words:
         raise DataError(f"{text} is empty")
-    network = load_decoder(folder)
-    path = tokenizer if tokenizer is not None else find_tokenizer(folder)
-    codes = load_tokenizer(path)
-    # The start of a document is predicted from the end of the one before, as in training.
-    ids = np.asarray([*codes.start_ids, *codes.encode(words)], dtype=np.int64)
-    _check_ids(ids, network, path)
-    losses = rolling_losses(network, ids, overlap)
-    return _summary(losses, len(words.encode()))
+    (found,) = score_texts(open_speaker(folder, tokenizer), [words], overlap)
+    return Perplexity(
+        nats_per_token=-found.nats / found.tokens,
+        bits_per_byte=found.bits_per_byte,
+        tokens=found.tokens,
+        num_bytes=found.num_bytes,
+    )
 
 
 def evaluate_corpus(
@@ -77,49 +72,9 @@ def evaluate_corpus(
     if count < 2:
         raise DataError(f"the {split} split of {corpus} is empty")
     ids = np.asarray(shards.tokens[:count], dtype=np.int64)
-    _check_ids(ids, network, corpus)
+    check_ids([ids], network)
     losses = rolling_losses(network, ids, overlap)
     return _summary(losses, round(shards.num_bytes * len(losses) / len(shards.tokens)))
-
-
-@torch.no_grad()
-def rolling_losses(network: Transformer, ids: np.ndarray, overlap: float = 0.5) -> np.ndarray:
-    """Loss in nats of ids[1:], each predicted once, from windows that overlap by a share of the context."""
-    if not 0 <= overlap < 1:
-        raise DataError("overlap is a share of the context", got=str(overlap), allowed="0 or more, below 1")
-    context = network.shape.context_tokens
-    step = max(round(context * (1 - overlap)), 1)
-    tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))
-    losses = np.full(len(ids) - 1, np.nan)
-    # Each window is as long as it can be; only what no window before it predicted is counted.
-    starts = [0, *range(step, max(len(ids) - 1 - (context - step), 1), step)]
-    rows = max(_BATCH_TOKENS // context, 1)
-    for at in range(0, len(starts), rows):
-        group = starts[at : at + rows]
-        length = min(context, len(ids) - 1 - group[0])
-        windows = torch.stack([_window(tokens, start, length) for start in group])
-        logits_BTV = network(windows[:, :-1]).float()
-        losses_BT = F.cross_entropy(logits_BTV.transpose(1, 2), windows[:, 1:], reduction="none")
-        for start, row in zip(group, losses_BT.numpy(), strict=True):
-            real = row[: len(losses) - start]
-            fresh = np.isnan(losses[start : start + len(real)])
-            losses[start : start + len(real)][fresh] = real[fresh]
-    return losses
-
-
-def _check_ids(ids: np.ndarray, network: Transformer, source: Path) -> None:
-    if int(ids.max()) >= network.shape.vocab_size:
-        raise DataError(
-            f"{source} belongs to another network: its tokenizer is larger than the vocabulary",
-            got=f"token {int(ids.max())}",
-            allowed=f"ids below {network.shape.vocab_size}",
-        )
-
-
-def _window(tokens: torch.Tensor, start: int, length: int) -> torch.Tensor:
-    """length + 1 ids from `start`; past the end 0, which a causal network does not see before it."""
-    part = tokens[start : start + length + 1]
-    return F.pad(part, (0, length + 1 - len(part)))
 
 
 def _summary(losses: np.ndarray, num_bytes: int) -> Perplexity:

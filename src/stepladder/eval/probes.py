@@ -15,8 +15,8 @@ from stepladder.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from stepladder.errors import DataError
 from stepladder.eval.swaps import FRAMES, PAIRS, control, sentences
 from stepladder.models.export import find_tokenizer
-from stepladder.models.generate import score_continuations
 from stepladder.models.hf import load_folder
+from stepladder.models.score import score_continuations
 from stepladder.models.transformer import Transformer
 
 _DRAWS, _Z95 = 2_000, 1.959964

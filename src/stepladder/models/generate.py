@@ -1,4 +1,4 @@
-"""A decoder and ids in; the ids that it goes on with, or how likely given ones are, out (torch).
+"""A decoder and ids in; the ids that it goes on with out (torch). How likely given ids are: `score.py`.
 
 Keys and values of what was read stay in a cache, so that each further token costs one position. A batch is
 aligned at its end: positions are relative in every family that is read as a decoder, so rows of different
@@ -6,17 +6,16 @@ lengths are computed as they are alone.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stepladder.errors import ExportError
 from stepladder.models.transformer import Attend, Transformer
 
-# Positions of keys, or predicted tokens, of a batch: what they hold stays some tens of megabytes.
+# Positions of keys of a batch: what they hold stays some tens of megabytes.
 _BATCH_POSITIONS = 32_768
 Ids = Sequence[int]
 
@@ -69,7 +68,7 @@ class Reading:
     """
 
     def __init__(self, network: Transformer, room: int) -> None:
-        _check(network)
+        check_decoder(network)
         self._network, self._at = network, 0
         self._real_BS: Tensor | None = None
         self._attends = [module for module in network.modules() if isinstance(module, Attend)]
@@ -87,20 +86,26 @@ class Reading:
     @torch.no_grad()
     def read(self, ids_BT: Tensor, real_BT: Tensor | None = None) -> Tensor:
         """Logits of the last position, (B, V). `real_BT` is False for what only fills up a beginning."""
+        return self._network.lm_head(self.states(ids_BT, real_BT)[:, -1]).float()
+
+    @torch.no_grad()
+    def states(self, ids_BT: Tensor, real_BT: Tensor | None = None) -> Tensor:
+        """What the head takes, of all new positions, (B, T, D)."""
         network, tokens = self._network, ids_BT.shape[1]
         here = torch.ones_like(ids_BT, dtype=torch.bool) if real_BT is None else real_BT
         self._real_BS = here if self._real_BS is None else torch.cat((self._real_BS, here), dim=1)
         at, end = self._at, self._at + tokens
-        seen_TS = network.causal_mask[at:end, :end]
-        # A filler sees itself: a row of scores without a key has no softmax.
-        own_TS = torch.eye(end, dtype=torch.bool, device=ids_BT.device)[at:]
-        mask_BHTS = ((seen_TS & self._real_BS[:, None, :]) | own_TS)[:, None]
-        added = network._added(mask_BHTS, tokens)
+        mask = network.causal_mask[at:end, :end]
+        if not self._real_BS.all():
+            # A filler sees itself: a row of scores without a key has no softmax.
+            own_TS = torch.eye(end, dtype=torch.bool, device=ids_BT.device)[at:]
+            mask = ((mask & self._real_BS[:, None, :]) | own_TS)[:, None]
+        added = network._added(mask, tokens)
         x_BTD = network._embedded(network.embed_tokens(ids_BT))
         for layer in network.layers:
             x_BTD = layer(x_BTD, network.rope_cos[at:end], network.rope_sin[at:end], added)
         self._at = end
-        return network.lm_head(network.norm(x_BTD[:, -1:]))[:, 0].float()
+        return network.norm(x_BTD)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows of the batch."""
@@ -144,17 +149,44 @@ def generate_many(
     Raises:
         ExportError: an encoder, or a prompt without ids.
     """
-    _check(network)
+    trie = None if allowed is None else Trie(allowed, end)
+    known = vocabulary or network.shape.vocab_size
+    return _written(network, prompts, new_tokens, end, lambda: _Pick(sampling, known, trie))
+
+
+def generate_until(
+    network: Transformer,
+    prompts: Sequence[Ids],
+    new_tokens: int,
+    *,
+    end: int,
+    is_over: Callable[[Ids], bool],
+    sampling: Sampling = GREEDY,
+    vocabulary: int = 0,
+) -> list[list[int]]:
+    """As `generate_many`; a row also stops behind the first id at which `is_over` its ids so far."""
+    known = vocabulary or network.shape.vocab_size
+    return _written(network, prompts, new_tokens, end, lambda: _Pick(sampling, known, None, is_over, end))
+
+
+def _written(
+    network: Transformer,
+    prompts: Sequence[Ids],
+    new_tokens: int,
+    end: int,
+    make_pick: "Callable[[], _Pick]",
+) -> list[list[int]]:
+    """The ids that each prompt goes on with, in batches of like lengths; a batch has a pick of its own."""
+    check_decoder(network)
     if not all(prompts):
         raise ExportError("a prompt without ids has nothing to go on from")
     context, answers = network.shape.context_tokens, [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    trie = None if allowed is None else Trie(allowed, end)
     while order:
         longest = min(len(prompts[order[0]]) + new_tokens, context)
-        batch, order = _split(order, max(_BATCH_POSITIONS // longest, 1))
-        pick = _Pick(sampling, vocabulary or network.shape.vocab_size, trie)
-        for rows, tokens in _steps(network, [prompts[row] for row in batch], new_tokens, end, pick):
+        count = max(_BATCH_POSITIONS // longest, 1)
+        batch, order = order[:count], order[count:]
+        for rows, tokens in _steps(network, [prompts[row] for row in batch], new_tokens, end, make_pick()):
             for row, token in zip(rows, tokens, strict=True):
                 answers[batch[row]].append(token)
     return answers
@@ -170,52 +202,30 @@ def stream(
     vocabulary: int = 0,
 ) -> Iterator[int]:
     """The ids of `generate_many` for one prompt, each as soon as it is known."""
-    _check(network)
+    check_decoder(network)
     pick = _Pick(sampling, vocabulary or network.shape.vocab_size, None)
     for _, tokens in _steps(network, [prompt], new_tokens, end, pick):
         yield from tokens
 
 
-@torch.no_grad()
-def score_continuations(network: Transformer, pairs: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
-    """For each (prompt, continuation): log-probability of the continuation in nats, and whether it is what
-    greedy decoding says. Where both outgrow the context, the last `context_tokens` predictions count.
-
-    Raises:
-        ExportError: an encoder, an empty prompt or an empty continuation.
-    """
-    _check(network)
-    if not all(prompt and said for prompt, said in pairs):
-        raise ExportError("a prompt and its continuation need one id each at least")
-    context = network.shape.context_tokens
-    whole = [[*prompt, *said][-(context + 1) :] for prompt, said in pairs]
-    scores = [(0.0, True)] * len(pairs)
-    order = sorted(range(len(pairs)), key=lambda row: -len(whole[row]))
-    device = network.embed_tokens.weight.device
-    while order:
-        batch, order = _split(order, max(_BATCH_POSITIONS // len(whole[order[0]]), 1))
-        lengths = [len(whole[row]) - 1 for row in batch]
-        ids_BT = torch.zeros(len(batch), max(lengths), dtype=torch.long)
-        for at, row in enumerate(batch):
-            ids_BT[at, : lengths[at]] = torch.tensor(whole[row][:-1])
-        # Fillers stand behind: nothing sees them.
-        hidden_BTD = network.hidden(ids_BT.to(device))
-        for at, row in enumerate(batch):
-            count = min(len(pairs[row][1]), lengths[at])
-            states = hidden_BTD[at, lengths[at] - count : lengths[at]]
-            logits_TV = network.lm_head(states).float()
-            targets = torch.tensor(whole[row][-count:], device=device)
-            nats = F.cross_entropy(logits_TV, targets, reduction="sum")
-            scores[row] = -nats.item(), bool((logits_TV.argmax(-1) == targets).all())
-    return scores
-
-
 class _Pick:
-    """Chooses the next token of each row; remembers where each row stands in the trie."""
+    """Chooses the next token of each row; remembers where each row stands in the trie, and what it said.
 
-    def __init__(self, sampling: Sampling, vocabulary: int, trie: Trie | None) -> None:
+    A row whose ids `is_over` has `end` next, whatever else is likelier.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        vocabulary: int,
+        trie: Trie | None,
+        is_over: Callable[[Ids], bool] | None = None,
+        end: int = -1,
+    ) -> None:
         self._how, self._vocabulary, self._trie = sampling, vocabulary, trie
+        self._is_over, self._end = is_over, end
         self._at: dict[int, Trie | None] = {}
+        self._said: dict[int, list[int]] = {}
         self._draws: dict[int, torch.Generator] = {}
 
     def __call__(self, logits_BV: Tensor, rows: Sequence[int]) -> list[int]:
@@ -229,7 +239,16 @@ class _Pick:
         for row, token in zip(rows, tokens, strict=True):
             node = self._at.get(row, self._trie)
             self._at[row] = node.next[token] if node is not None else None
-        return tokens
+        return tokens if self._is_over is None else self._ended(tokens, rows, self._is_over)
+
+    def _ended(self, tokens: list[int], rows: Sequence[int], is_over: Callable[[Ids], bool]) -> list[int]:
+        """`end` for rows that were over before."""
+        told = []
+        for token, row in zip(tokens, rows, strict=True):
+            said = self._said.setdefault(row, [])
+            told.append(self._end if said and is_over(said) else token)
+            said.append(token)
+        return told
 
     def _only(self, logits_V: Tensor, row: int) -> Tensor:
         node = self._at.get(row, self._trie)
@@ -292,11 +311,8 @@ def _steps(
                 logits_BV = torch.stack(last).float()
 
 
-def _split(order: list[int], count: int) -> tuple[list[int], list[int]]:
-    return order[:count], order[count:]
-
-
-def _check(network: Transformer) -> None:
+def check_decoder(network: Transformer) -> None:
+    """Raise ExportError where a network does not read forwards with rotary positions."""
     shape = network.shape
     if not shape.causal:
         raise ExportError(

@@ -23,8 +23,8 @@ from stepladder.plan.prior import USUAL_EPOCHS, LossLaw
 from stepladder.plan.rates import RecipeRule
 from stepladder.plan.reasons import numbers_of
 from stepladder.plan.risk import broken
-from stepladder.plan.search import LIMITS, Candidate, Problem, candidate_shapes, search
-from stepladder.plan.settle import layout_numbers, with_best_layout, with_layout_speed
+from stepladder.plan.search import LIKE_DENSE, LIMITS, Candidate, Problem, candidate_shapes, search
+from stepladder.plan.settle import layout_numbers, with_best_layout, with_cpu_layout, with_layout_speed
 from stepladder.plan.site import Site, device_at, site_for
 from stepladder.plan.spot import priced
 from stepladder.plan.throughput import Throughput, assumed_throughput, fit_throughput
@@ -84,8 +84,11 @@ def choose_plan(
     device = device_at(brief, machine, options.overlay)
     steps = options.overlay.steps
     problems = [
-        with_layout_speed(
-            pose(one, predict_loss, observations, machine, corpus, rates, options), device, steps
+        _with_speed(
+            pose(one, predict_loss, observations, machine, corpus, rates, options),
+            _timed(observations),
+            machine,
+            options,
         )
         for one in in_each_region(brief)
     ]
@@ -160,7 +163,7 @@ def pose(
     return Problem(
         brief=brief,
         site=site,
-        throughput=_throughput(rows, site, machine, options),
+        throughput=_throughput(rows, site, options),
         predict_loss=predict_loss,
         recipe_for=rates,
         size_column=options.size_column,
@@ -191,10 +194,8 @@ def vocabulary_of(brief: Brief, corpus: Corpus | None, options: ChooseOptions, *
     return int(given or (like.vocab_size if like else _CPU_VOCABULARY if is_cpu else _GPU_VOCABULARY))
 
 
-def _throughput(
-    rows: Sequence[Observation], site: Site, machine: Machine, options: ChooseOptions
-) -> Throughput:
-    timed = [row for row in rows if row.seconds > 0 and row.flops > 0]
+def _throughput(rows: Sequence[Observation], site: Site, options: ChooseOptions) -> Throughput:
+    timed = _timed(rows)
     elsewhere = [row for row in timed if _is_number(row.notes.get("peak_flops"))]
     if site.layout.device != "cpu" and site.peak_flops > 0:
         # Seconds of a CPU say nothing of a GPU.
@@ -210,7 +211,38 @@ def _throughput(
         names = ", ".join(one.run for one in alike)
         return replace(fit_throughput(alike), source=f"steps of {MEASURED_FILE} ({names})")
     speedup = options.speedup or (_measured_speedup(timed, alike) if alike else None)
-    return fit_throughput(timed, speedup or _layout_speedup(timed, site, machine))
+    return fit_throughput(timed, speedup)
+
+
+def _timed(rows: Sequence[Observation]) -> list[Observation]:
+    return [row for row in rows if row.seconds > 0 and row.flops > 0 and not row.notes.get("excluded")]
+
+
+def _with_speed(
+    problem: Problem, timed: Sequence[Observation], machine: Machine, options: ChooseOptions
+) -> Problem:
+    """The problem with the layout's speed: of the best one of GPUs, or of this CPU's against the runs'."""
+    steps, site = options.overlay.steps, problem.site
+    problem = with_layout_speed(problem, device_at(problem.brief, machine, options.overlay), steps)
+    is_known = options.layout or options.speedup or _measured_alike(steps, timed, site)
+    if site.layout.device != "cpu" or problem.brief.hardware.device != "this" or is_known:
+        return problem
+    here = [row for row in timed if not _is_number(row.notes.get("peak_flops"))]
+    had = site.layout
+    if here:
+        count = int(_note(here, "processes"))
+        had = replace(
+            had,
+            processes=count,
+            threads=int(_note(here, "threads")),
+            shard="ddp" if count > 1 else "none",
+        )
+    return with_cpu_layout(problem, had, machine.cores, steps)
+
+
+def _note(rows: Sequence[Observation], name: str) -> float:
+    values = sorted(float(row.notes[name]) for row in rows if _is_number(row.notes.get(name)))
+    return values[len(values) // 2] if values else 1.0
 
 
 def _measured_alike(
@@ -260,22 +292,6 @@ def _transfer(rows: Sequence[Observation], site: Site) -> Derived:
         return exact(1.0, f"{runs} had the devices of this plan", "measured")
     how = f"{runs} had other devices: taken at the same share of the peak"
     return within(1.0, math.exp(Z80 * sd), how, "measured")
-
-
-def _layout_speedup(rows: Sequence[Observation], site: Site, machine: Machine) -> Derived:
-    """What more threads and processes than the runs had are worth, where nobody measured it."""
-    had = max(_note(rows, "threads") * _note(rows, "processes"), 1.0)
-    ratio = site.layout.threads * site.layout.processes / had
-    if ratio <= 1 or site.layout.device != "cpu":
-        return exact(1.0, "the target runs in the layout that was measured", "measured")
-    value = ratio**0.6
-    how = f"{ratio:g}x the threads that the runs had, taken as {ratio:g}^0.6; a run of one minute would tell"
-    return within(value, ratio**0.3, how, "prior")
-
-
-def _note(rows: Sequence[Observation], name: str) -> float:
-    values = sorted(float(row.notes[name]) for row in rows if _is_number(row.notes.get(name)))
-    return values[len(values) // 2] if values else 1.0
 
 
 def _is_number(value: object) -> bool:
@@ -337,12 +353,15 @@ def _cost(problem: Problem, one: Candidate, name: str) -> float:
 
 def _loss_number(best: Candidate, options: ChooseOptions) -> Derived:
     is_prior = options.loss_source == "prior"
+    at = "`params`"
+    if best.shape.experts.count and options.size_column == LIKE_DENSE:
+        at = "the root of `params` x `active_params` (a rule of thumb for mixtures)"
     law = options.loss_from or ("what is known before measuring" if is_prior else "the fitted law")
     return Derived(
         value=best.loss.value,
         low=best.loss.low80,
         high=best.loss.high80,
-        how=f"{law} at `params` and `tokens`, in {options.loss_unit}",
+        how=f"{law} at {at} and `tokens`, in {options.loss_unit}",
         source="prior" if is_prior else "law",
     )
 

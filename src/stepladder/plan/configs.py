@@ -8,13 +8,13 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepladder.errors import PlanError
 from stepladder.plan.rowmemory import measured_factor, number, row_memory
 from stepladder.plan.stepcalibrate import Z90, forecast
-from stepladder.plan.steprows import refusal
+from stepladder.plan.steprows import is_mixture, refusal
 from stepladder.store import write_text
 
 _REQUIRED = ("id", "hw", "gpus", "layers", "hidden", "heads", "seq", "gbs")
@@ -64,8 +64,14 @@ def write_configs(path: Path, rows: Sequence[ConfigForecast]) -> None:
         ends = [*_ends(row.step, row.step_log90), *_ends(row.memory, row.memory_log90)]
         cells = ["" if math.isnan(end) else f"{end:.6g}" for end in ends]
         fits = "" if math.isnan(row.memory) else str(int(row.probability_too_much < DOUBT))
-        writer.writerow([row.id, *cells, fits, "refused" if row.reason else "ok"])
+        writer.writerow([row.id, *cells, fits, _status(row)])
     write_text(path, text.getvalue())
+
+
+def _status(row: ConfigForecast) -> str:
+    if not row.reason:
+        return "ok"
+    return "refused" if math.isnan(row.step) else "no memory"
 
 
 def _ends(value: float, log90: float) -> tuple[float, float, float]:
@@ -89,6 +95,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def _predict(
     row: Mapping[str, str], steps: tuple[float, float], known: Sequence[Mapping[str, str]]
 ) -> ConfigForecast:
+    if is_mixture(row):
+        # No published row of a mixture says what it needs: no constants for their buffers.
+        refused = _refused(row, "no memory: that of mixtures of experts was measured nowhere")
+        return replace(refused, step=math.exp(steps[0]), step_log90=Z90 * steps[1])
     memory = row_memory(row)
     factor, weight = measured_factor(row, [one for one in known if _kin(one, row)])
     return ConfigForecast(
@@ -117,4 +127,4 @@ def _refused(row: Mapping[str, str], reason: str) -> ConfigForecast:
 
 def _kin(one: Mapping[str, str], row: Mapping[str, str]) -> bool:
     names = ("hw", "hidden", "layers", "seq", "dtype", "framework")
-    return all(one.get(name) == row.get(name) for name in names)
+    return is_mixture(one) == is_mixture(row) and all(one.get(name) == row.get(name) for name in names)

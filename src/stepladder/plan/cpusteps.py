@@ -6,21 +6,27 @@ as they say something about it (`fit_prices`). `python bench/plan/own_steps.py` 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.derive import Z80, exact, within
-from stepladder.plan.layout import mesh_sizes, micro_sequences
+from stepladder.plan.layout import layout_problems, mesh_sizes, micro_sequences
 from stepladder.plan.measured import MeasuredStep
+from stepladder.plan.memory import memory_need
 from stepladder.records import Derived, Layout, Recipe, Shape
 
 # How far, in logs, a unit's price may be from the fitted one on another CPU, and a step from its forecast.
 _PRICE_LOG_SD, _STEP_LOG_SD = 0.7, 0.08
-# What a speedup that nobody measured is worth: the left-out errors of bench/plan/own_steps.py.
-_SPEEDUP_LOG_SD = 0.15
+# A way fits when it does with a probability of 90 %.
+_KEEP = 0.1
+# What a speedup that nobody measured is worth: the left-out errors of bench/plan/own_steps.py, up to two
+# threads and two processes in fp32. Each doubling beyond, and bf16: judgements.
+_SPEEDUP_LOG_SD, _DOUBLING_LOG_SD, _BF16_LOG_SD, _MEASURED_UP_TO = 0.15, 0.15, 0.15, 2
+# Ways whose forecasts are nearer than the left-out errors (median 7 %) are told apart by their simplicity.
+_ALIKE = 1.07
 # Threads of one process share products better than what is bound by memory.
 _THREAD_POWERS = {"products": 0.85, "passes": 0.7, "scores": 0.7, "logits": 0.7, "optimiser": 0.5}
 _FP32 = 4
@@ -98,7 +104,34 @@ def speedup(run: tuple[Shape, Recipe], had: Layout, layout: Layout, prices: CpuP
         f"{layout.processes} processes of {layout.threads} threads against {had.processes} of {had.threads}, "
         "by the work, memory and messages of a step; a run of one minute would tell"
     )
-    return within(ratio, math.exp(Z80 * _SPEEDUP_LOG_SD), how, "prior")
+    beyond = sum(
+        abs(math.log2(max(getattr(layout, name), _MEASURED_UP_TO) / max(getattr(had, name), _MEASURED_UP_TO)))
+        for name in ("processes", "threads")
+    )
+    if beyond:
+        how += f"; more than {_MEASURED_UP_TO} threads or processes were never measured"
+    sd = math.hypot(_SPEEDUP_LOG_SD, beyond * _DOUBLING_LOG_SD)
+    sd = math.hypot(sd, _BF16_LOG_SD if layout.precision == "bf16" else 0.0)
+    return within(ratio, math.exp(Z80 * sd), how, "prior")
+
+
+def fastest(
+    run: tuple[Shape, Recipe], base: Layout, cores: int, memory_bytes: float, prices: CpuPrices = FITTED
+) -> Layout:
+    """Of processes x threads on so many cores the fastest that fits; of those alike the fewest processes."""
+    ways = [way for way in _ways(base, cores) if not layout_problems(way, *run)]
+    fitting = [way for way in ways if memory_need(*run, way, memory_bytes).probability_too_much <= _KEEP]
+    seconds = {way: step_seconds(*run, way, prices) for way in fitting}
+    least = min(seconds.values(), default=0.0)
+    near = [way for way, amount in seconds.items() if amount <= _ALIKE * least]
+    return min(near, key=lambda way: (way.processes, seconds[way]), default=base)
+
+
+def _ways(base: Layout, cores: int) -> Iterator[Layout]:
+    """Each number of processes with the threads that are left for one, replicated and sharded."""
+    for processes in range(1, cores + 1):
+        for shard in ("ddp", "fsdp") if processes > 1 else ("none",):
+            yield replace(base, processes=processes, threads=cores // processes, shard=shard)
 
 
 def _micro_batches(shape: Shape, recipe: Recipe, layout: Layout) -> int:
@@ -112,10 +145,15 @@ def _amounts(shape: Shape, recipe: Recipe, layout: Layout) -> dict[str, float]:
     tokens = recipe.batch_tokens / sizes.data / degrees.context
     layers = shape.num_layers / degrees.pipeline
     again = {"full": 4 / 3, "selective": 1.1}.get(layout.recompute, 1.0)
-    inner = 3 * shape.ffn_width + 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
+    experts = shape.experts
+    wide = (
+        experts.active * (3 * experts.ffn_width + 2 * shape.width) if experts.count else 3 * shape.ffn_width
+    )
+    inner = wide + 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
     logits = tokens * shape.vocab_size / degrees.tensor
     params = count_params(shape).total
-    own = params / (degrees.tensor * degrees.pipeline)
+    spread = 3 * experts.count * experts.ffn_width * shape.width * shape.num_layers
+    own = (params - spread + spread / degrees.expert) / (degrees.tensor * degrees.pipeline)
     messages, traffic = _traffic(shape, layout, tokens, own)
     return {
         "products": train_flops_per_token(shape) * recipe.batch_tokens / layout.processes * again,
@@ -151,6 +189,11 @@ def _traffic(shape: Shape, layout: Layout, tokens: float, own: float) -> tuple[f
     if degrees.tensor > 1:
         messages += 8 * layers + 4
         traffic += (8 * layers + 4) * states * (degrees.tensor - 1) / degrees.tensor
+    if degrees.expert > 1:
+        # Counts, then rows to their experts and back, forward and backward.
+        rows = states * shape.experts.active
+        messages += 5 * layers
+        traffic += 4 * layers * rows * (degrees.expert - 1) / degrees.expert
     if degrees.context > 1:
         keys = 2 * tokens * shape.num_kv_heads * shape.head_dim * _FP32
         messages += 2 * layers

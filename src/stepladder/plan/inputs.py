@@ -18,6 +18,7 @@ from stepladder.plan.overlay import NAME, Overlay, measured_in, overlay_in
 from stepladder.plan.pastruns import PastRun, past_runs
 from stepladder.plan.prior import LossLaw, prior_loss_for
 from stepladder.plan.rates import recipe_rule
+from stepladder.plan.search import LIKE_DENSE
 from stepladder.plan.whatif import Change, changed
 from stepladder.records import Brief, Corpus, Interval, Law, Observation, Plan, Shape, from_json
 from stepladder.store import read_json
@@ -87,7 +88,7 @@ def gather(folder: Path, sources: Sources, brief: Brief, shape: Shape | None = N
             loss_source="law" if law else "prior",
             loss_unit=law.loss_unit.replace("_", " ") if law else "nats per token",
             like=family_from(runs) if runs else None,
-            size_column=law.size_column if law else "params",
+            size_column=law.size_column if law else LIKE_DENSE,
             shape=shape,
             loss_from=_loss_from(law, law_path, past),
             overlay=overlay_in(folder),

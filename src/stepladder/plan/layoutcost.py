@@ -12,10 +12,18 @@ import numpy as np
 from stepladder.models.count import count_params
 from stepladder.plan.hardware import Device
 from stepladder.plan.layouts import PRECISIONS, RECOMPUTES, SCHEDULES, SHARDS, Grid
-from stepladder.plan.memory import CHUNK_BYTES, GIB, HELDOUT_TOKENS, MUON_VALUES, shape_facts
+from stepladder.plan.memory import (
+    CHUNK_BYTES,
+    GIB,
+    HELDOUT_TOKENS,
+    MUON_VALUES,
+    UNEVEN,
+    muon_values,
+    shape_facts,
+)
 from stepladder.plan.memory import FITTED as MEMORY
-from stepladder.plan.stepcalibrate import SPREAD, UNLIKE_LOG_SD, Z90, Kin, slopes, spread_of
-from stepladder.plan.steptime import FITTED, Config, Rates, step_seconds, step_terms
+from stepladder.plan.stepcalibrate import MIXTURE_LOG_SD, SPREAD, UNLIKE_LOG_SD, Z90, Kin, slopes, spread_of
+from stepladder.plan.steptime import FITTED, Config, Kernels, Mixture, Rates, step_seconds, step_terms
 from stepladder.records import Recipe, Shape
 
 # Where a data sheet says nothing: 300 FLOP for each byte of memory (A100 164, H100 295, MI300X 247), PCIe 4
@@ -32,10 +40,13 @@ _SEEN = {"v100", "a100", "a800", "h100", "b200", "gb200", "gb300"}
 
 @dataclass(frozen=True, kw_only=True)
 class GridCost:
-    """Seconds of a step by term and in all, the half-width of their log interval, and bytes, of a grid."""
+    """Seconds of a step by term and in all, the half-width of their log interval, and bytes, of a grid.
+
+    `unlike` is the standard deviation of log seconds that fitted rows do not speak for.
+    """
 
     config: Config
-    unlike: int
+    unlike: float
     terms: dict[str, np.ndarray]
     num_bytes: np.ndarray
 
@@ -50,7 +61,7 @@ class GridCost:
         effects = slopes(self.config, FITTED, np.log(step_seconds(self.config)))
         none = np.zeros(len(effects))
         kin = Kin(slopes=effects, site=none, accelerator=none, model=none, layout=none)
-        return Z90 * np.sqrt(spread_of(kin, SPREAD) + self.unlike * UNLIKE_LOG_SD**2)
+        return Z90 * np.sqrt(spread_of(kin, SPREAD) + self.unlike**2)
 
 
 def grid_cost(grid: Grid, shape: Shape, recipe: Recipe, device: Device) -> GridCost:
@@ -58,7 +69,10 @@ def grid_cost(grid: Grid, shape: Shape, recipe: Recipe, device: Device) -> GridC
     config = _config(grid, shape, device)
     return GridCost(
         config=config,
-        unlike=_unlike(device, grid.base.processes),
+        unlike=math.hypot(
+            UNLIKE_LOG_SD * math.sqrt(_unlike(device, grid.base.processes)),
+            MIXTURE_LOG_SD if shape.experts.count else 0.0,
+        ),
         terms=_seconds(grid, shape, device, config),
         num_bytes=grid_bytes(grid, shape, recipe),
     )
@@ -87,7 +101,9 @@ def _config(grid: Grid, shape: Shape, device: Device) -> Config:
         newer=float("fp8" in device.peaks),
         tuned=0.0,
     )
+    experts = shape.experts
     layer = count_params(shape).nonembed / shape.num_layers
+    layer -= 3 * experts.count * experts.ffn_width * shape.width
     chunks = grid.stages / _BUBBLE[columns["schedule"]]
     degrees = (columns["data"], columns["tensor"], columns["pipeline"], chunks, columns["context"])
     return Config(
@@ -97,11 +113,11 @@ def _config(grid: Grid, shape: Shape, device: Device) -> Config:
         accumulation=grid.micro_batches,
         degrees=degrees,
         rates=rates,
-        fp8=0.0,
-        flash=ones,
+        kernels=Kernels(fp8=0.0, flash=ones, recompute=_AGAIN[columns["recompute"]], sequence_parallel=ones),
         zero=np.where(columns["shard"] >= SHARDS.index("fsdp"), 3, 0),
-        recompute=_AGAIN[columns["recompute"]],
-        sequence_parallel=ones,
+        mixture=Mixture(
+            count=experts.count, active=experts.active, width=experts.ffn_width, degree=columns["expert"]
+        ),
         host=(0.0, 4.0),
     )
 
@@ -111,20 +127,22 @@ def _seconds(grid: Grid, shape: Shape, device: Device, config: Config) -> dict[s
     tensor, pipeline, context = (columns[n] for n in ("tensor", "pipeline", "context"))
     terms = {name: np.asarray(value) * np.ones(len(grid)) for name, value in step_terms(config).items()}
     is_fp32 = columns["precision"] == PRECISIONS.index("fp32")
-    for name in ("matrices", "attention", "head"):
+    for name in {"matrices", "attention", "head", "experts"} & terms.keys():
         terms[name] = terms[name] * np.where(is_fp32, rates.flops / device.peak("fp32"), 1)
     width = np.where(is_fp32, 4, 2)
+    if "expert_exchange" in terms:
+        terms["expert_exchange"] = terms["expert_exchange"] * width / 2
     each = shape.num_layers / pipeline * grid.micro_batches
     keys = 2 * shape.num_kv_heads * shape.head_dim / tensor
-    gathered = each * config.tokens * (context - 1) * keys * width * (2 + config.recompute)
+    gathered = each * config.tokens * (context - 1) * keys * width * (2 + config.kernels.recompute)
     near = tensor * context <= rates.domain
     terms["context_parallel"] = gathered / np.where(near, rates.scale_up, rates.network)
     link = rates.network if grid.base.processes > rates.domain else rates.scale_up
     sent = 2 * grid.micro_batches * grid.stages * config.tokens * shape.width * width / tensor
     terms["pipeline_sends"] = np.where(pipeline > 1, sent / link, 0.0)
     is_grouped = columns["shard"] == SHARDS.index("hsdp")
-    names = ("matrices", "attention", "elementwise", "launches", "head")
-    compute = np.sum([terms[name] for name in names], axis=0)
+    names = {"matrices", "attention", "elementwise", "experts", "dispatch", "launches", "head"}
+    compute = np.sum([seconds for name, seconds in terms.items() if name in names], axis=0)
     terms["data_parallel"] = np.where(
         is_grouped, _grouped_seconds(grid, config, compute), terms["data_parallel"]
     )
@@ -137,11 +155,14 @@ def _grouped_seconds(grid: Grid, config: Config, compute: np.ndarray) -> np.ndar
     columns, rates = grid.columns, config.rates
     ranks = columns["group"] * columns["context"]
     near = columns["tensor"] * ranks <= rates.domain
-    once = 2 * config.held * (ranks - 1) / ranks / np.where(near, rates.scale_up, rates.network)
+    alike = ranks / columns["expert"]  # of a group, those that keep the same experts
+    whole = config.held * (ranks - 1) / ranks + config.held_experts * (alike - 1) / alike
+    once = 2 * whole / np.where(near, rates.scale_up, rates.network)
     inside = 3 * config.accumulation * once * math.exp(FITTED["gathers"])
     groups = columns["data"] / columns["group"]
     link = rates.network if grid.base.processes > rates.domain else rates.scale_up
-    between = 2 * 4 * config.held / ranks * (groups - 1) / groups / link * math.exp(FITTED["data"])
+    owned = config.held / ranks + config.held_experts / alike
+    between = 2 * 4 * owned * (groups - 1) / groups / link * math.exp(FITTED["data"])
     return np.hypot(compute, inside) - compute + between
 
 
@@ -152,21 +173,25 @@ def grid_bytes(grid: Grid, shape: Shape, recipe: Recipe) -> np.ndarray:
     layers = -(-shape.num_layers // (pipeline * grid.stages)) * grid.stages
     vocabulary = shape.vocab_size * shape.width
     ends = np.where((pipeline > 1) | shape.tied_head, 1, 2) * vocabulary / tensor
-    params = layers * facts.layer / tensor + ends
+    one = (facts.layer - facts.experts) / tensor + facts.experts / columns["expert"]
+    params = layers * one + ends
     is_sharded = columns["shard"] >= SHARDS.index("fsdp")
     shards = np.where(is_sharded, columns["group"] * context, 1)
+    experts = layers * facts.experts / np.maximum(shards, columns["expert"])
+    owned = (layers * (facts.layer - facts.experts) / tensor + ends) / shards + experts
     is_muon = recipe.optimiser == "muon"
-    state = (12 * params - 4.0 * is_muon * layers * facts.matrices / tensor) / shards
-    gathered = 4 * facts.value * facts.layer / tensor + 12 * ends
+    hidden = layers * (facts.matrices - facts.experts) / tensor / shards + experts
+    state = 12 * owned - 4.0 * is_muon * hidden
+    gathered = 4 * facts.value * one + 12 * ends
     copies = np.where(facts.value == 2, 2 * (params - ends + vocabulary / tensor), 0)
     copies = np.where(shards > 1, gathered, copies)
-    gradients = 4 * params / shards
+    gradients = 4 * owned
     backward = _backward_bytes(grid, shape, facts, layers) + copies
     backward += np.where(columns["micro"] < grid.sequences, gradients, 0)
     update = gradients + np.where(columns["shard"] == SHARDS.index("ddp"), 4 * params, 0)
     if is_muon:
-        one = float(shape.width * shape.ffn_width)
-        update += 16 * np.minimum(2 * layers * one, max(MUON_VALUES, one))
+        gate = muon_values(shape, shards, columns["expert"])
+        update += 16 * np.minimum(2 * layers * gate, np.maximum(MUON_VALUES, gate))
     states = np.where(tensor > 1, 16.0 * shape.width, 0)
     heldout = HELDOUT_TOKENS / context * (facts.forward / tensor + states) + copies
     used = state + np.maximum(np.maximum(backward, update), heldout)
@@ -181,9 +206,14 @@ def _backward_bytes(grid: Grid, shape: Shape, facts: "_FactColumns", layers: np.
     tokens = positions / context
     keys = 2 * facts.value * shape.num_heads * shape.head_dim * (positions - tokens)
     kept = tokens * (facts.split / tensor + facts.whole) + keys
+    is_spread = columns["expert"] > 1
+    row = facts.value * shape.experts.active * shape.width
+    kept += is_spread * tokens * ((UNEVEN - 1) * facts.rows + row * (facts.rows > 0))
+    travels = 2 * row * UNEVEN * is_spread
     matrix = 4 * shape.vocab_size * shape.width / tensor
     head = tokens * (facts.head + 4 * shape.width) + matrix + CHUNK_BYTES["cuda"]
-    return _flying(grid) * layers * kept + tokens * (facts.again + facts.gradient) / tensor + head
+    work = tokens * ((facts.again + facts.gradient) / tensor + travels)
+    return _flying(grid) * layers * kept + work + head
 
 
 def _flying(grid: Grid) -> np.ndarray:
@@ -207,8 +237,9 @@ class _FactColumns:
 
         self.split, self.whole, self.again = column("split"), column("whole"), column("again")
         self.head, self.value, self.gradient = column("head"), column("value"), column("gradient")
-        self.forward = column("forward")
-        self.layer, self.matrices = known[0][0].layer, known[0][0].matrices
+        self.forward, self.rows = column("forward"), column("rows")
+        first = known[0][0]
+        self.layer, self.matrices, self.experts = first.layer, first.matrices, first.experts
 
 
 def _stated(rate: float, otherwise: float) -> float:

@@ -30,6 +30,7 @@ _COLUMNS = (
     "data",
     "shard",
     "group",
+    "expert",
     "micro",
     "recompute",
     "precision",
@@ -71,6 +72,7 @@ class Grid:
             "data": sizes.data,
             "shard": SHARDS.index(layout.shard),
             "group": sizes.shard,
+            "expert": sizes.expert,
             "micro": micro_sequences(layout, sequences),
             "recompute": RECOMPUTES.index(layout.recompute),
             "precision": PRECISIONS.index(layout.precision),
@@ -109,6 +111,7 @@ class Grid:
                 tensor=cell["tensor"],
                 pipeline=cell["pipeline"],
                 context=cell["context"],
+                expert=cell["expert"],
                 shard_group=cell["group"] if SHARDS[cell["shard"]] == "hsdp" else 1,
                 schedule=schedule,  # pyrefly: ignore[bad-argument-type]
                 stages=stages,
@@ -123,7 +126,7 @@ def layout_grid(shape: Shape, recipe: Recipe, base: Layout, freedom: Freedom) ->
     sequences = recipe.batch_tokens // shape.context_tokens
     precisions = [PRECISIONS.index(name) for name in freedom.precisions]
     parts = [
-        _block(model, sequences, base.processes, (precisions, freedom.is_short))
+        _block(model, sequences, base.processes, shape.experts.count, (precisions, freedom.is_short))
         for model in _models(shape, recipe, base, freedom)
     ]
     whole = np.concatenate(
@@ -165,9 +168,13 @@ def _models(shape: Shape, recipe: Recipe, base: Layout, freedom: Freedom) -> lis
 
 
 def _block(
-    model: tuple[int, int, int, int], sequences: int, processes: int, options: tuple[list[int], bool]
+    model: tuple[int, int, int, int],
+    sequences: int,
+    processes: int,
+    experts: int,
+    options: tuple[list[int], bool],
 ) -> np.ndarray | None:
-    """Rows of columns for one way to share the model: data, cuts of the batch, what is recomputed."""
+    """Rows of columns for one way to share the model: data, experts, micro-batches, recomputing."""
     tensor, pipeline, context, schedule = model
     precisions, is_short = options
     data = processes // (tensor * pipeline * context)
@@ -177,6 +184,13 @@ def _block(
         ways = [(SHARDS.index("ddp"), 1), (SHARDS.index("fsdp"), data)]
     if not is_short:
         ways += [(SHARDS.index("hsdp"), group) for group in _divisors(data, data - 1) if group > 1]
+    # The data replicas that share state, or without shards all of them, may share out experts.
+    whole = SHARDS.index("hsdp")
+    ways = [
+        (shard, group, expert)
+        for shard, group in ways
+        for expert in _divisors(math.gcd(max(experts, 1), group if shard == whole else data), data)
+    ]
     micros = [micro for micro in _divisors(each, each) if each // micro >= (pipeline if pipeline > 1 else 1)]
     if not micros:
         return None
@@ -187,7 +201,7 @@ def _block(
     )
     same = [np.full(len(way), value) for value in (tensor, pipeline, context, schedule, data)]
     kinds = np.array(ways)[way]
-    return np.stack([*same, kinds[:, 0], kinds[:, 1], micro, recompute, precision], axis=1)
+    return np.stack([*same, *kinds.T, micro, recompute, precision], axis=1)
 
 
 def _divisors(number: int, most: int) -> list[int]:

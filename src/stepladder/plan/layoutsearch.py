@@ -13,17 +13,20 @@ from stepladder.plan.layout import layout_problems
 from stepladder.plan.layoutcost import GridCost, grid_cost
 from stepladder.plan.layouts import SHARDS, Freedom, Grid, layout_grid
 from stepladder.plan.measured import MeasuredStep
-from stepladder.plan.memory import LOG_SD, MemoryNeed, memory_need
+from stepladder.plan.memory import MemoryNeed, log_sd, memory_need
 from stepladder.plan.near import factor_on_bytes, learnt_from, measured_need
 from stepladder.records import Derived, Layout, Recipe, Shape
 
 # A layout fits when it does with a probability of 90 %.
 KEEP = 0.1
-_SURELY = math.exp(Z80 * LOG_SD["cuda"])
 # Log ratio of two layouts of one model on one machine: the forecast's error within which 90 % of published
 # pairs lie (bench/plan/search.py); errors that both share cancel.
 PAIR_LOG90 = 0.23
 _MOST_DOUBLINGS = 12
+_OF_MIXTURES = (
+    " (constants of experts, dispatch and expert exchange are priors: 24 published steps of mixtures were "
+    "forecast 25 % off on average, docs/plan/step-time.md)"
+)
 # Layouts within so much of the fastest are as fast (bench/plan/choice.py).
 ALIKE = 1.02
 
@@ -100,7 +103,7 @@ def rank_layouts(
     learnt = learnt_from(place.measured, place.device)
     seconds = learnt.moved(grid, cost, shape, recipe) if learnt else cost.seconds
     factor = factor_on_bytes(place.measured_here, grid, shape, recipe)[0]
-    fits = cost.num_bytes * factor * _SURELY <= place.device.mem_bytes
+    fits = cost.num_bytes * factor * _surely(shape, place) <= place.device.mem_bytes
     order = np.flatnonzero(fits)[np.argsort(seconds[fits], kind="stable")]
     is_known = learnt.is_measured(grid, shape, recipe) if learnt else np.zeros(len(grid), bool)
     order = _simplest_first(grid, seconds, order, is_known)
@@ -125,6 +128,11 @@ def rank_layouts(
     )
 
 
+def _surely(shape: Shape, place: Place) -> float:
+    """The factor within which a forecast of memory errs upwards in nine of ten cases."""
+    return math.exp(Z80 * log_sd(shape, place.base))
+
+
 def simplest(seconds: np.ndarray, *keys: np.ndarray, alike: float = ALIKE) -> int:
     """Place of the fastest, or, of those that no forecast tells from it, of the least by `keys` in turn."""
     near = np.flatnonzero(seconds <= alike * seconds.min())
@@ -144,14 +152,14 @@ def _simplest_first(grid: Grid, seconds: np.ndarray, order: np.ndarray, is_known
     columns = {name: column[order] for name, column in grid.columns.items()}
     rule = by_rule(*(columns[name] for name in ("tensor", "pipeline", "micro")))
     is_grouped = columns["shard"] == SHARDS.index("hsdp")
-    keys = (~is_known[order], *rule, columns["context"], is_grouped, columns["schedule"])
+    keys = (~is_known[order], *rule, columns["context"], columns["expert"], is_grouped, columns["schedule"])
     first = order[simplest(seconds[order], *keys)]
     return np.concatenate([[first], order[order != first]])
 
 
 def _distinct(grid: Grid, order: np.ndarray, run: tuple[Shape, Recipe], place: Place, most: int) -> list[int]:
     """Places of the first layouts that differ in more than schedule, group or micro-batch."""
-    names = ("tensor", "pipeline", "context", "shard", "recompute", "precision")
+    names = ("tensor", "pipeline", "context", "expert", "shard", "recompute", "precision")
     seen: set[tuple[int, ...]] = set()
     kept: list[int] = []
     for at in order[:20_000]:
@@ -187,6 +195,7 @@ def _ranked(
     )
     factor = math.exp(log90 * Z80 / 1.645)
     how = f"terms of plan/steptime.py: {said}"
+    how += _OF_MIXTURES if "experts" in terms else ""
     how += f"; times {value / whole:.3g}, what {learnt} show" if learnt else ""
     loses = ""
     if at != first:
@@ -209,7 +218,7 @@ def _ranked(
 def _rule_text(grid: Grid, seconds: np.ndarray, order: np.ndarray, best: int) -> str:
     """Beside the rule of thumb: least tensor, least pipeline, least recomputed, largest micro-batch."""
     columns = grid.columns
-    keys = ("micro", "recompute", "context", "pipeline", "tensor")
+    keys = ("micro", "recompute", "expert", "context", "pipeline", "tensor")
     values = [-columns["micro"][order], *(columns[name][order] for name in keys[1:])]
     at = int(order[np.lexsort([seconds[order], *values])[0]])
     if at == best:
@@ -240,7 +249,11 @@ def describe(layout: Layout) -> str:
     data = layout.processes // degrees.model
     parts = [
         f"{name} {value}"
-        for name, value in (("tensor", degrees.tensor), ("context", degrees.context))
+        for name, value in (
+            ("tensor", degrees.tensor),
+            ("context", degrees.context),
+            ("expert", degrees.expert),
+        )
         if value > 1
     ]
     if degrees.pipeline > 1:
@@ -291,7 +304,7 @@ def _none_fits(grid: Grid, cost: GridCost, run: tuple[Shape, Recipe], place: Pla
         larger = replace(recipe, batch_tokens=recipe.batch_tokens * times)
         more_grid = layout_grid(shape, larger, wider.base, wider.freedom(is_short=True))
         more_cost = grid_cost(more_grid, shape, larger, place.device)
-        if len(more_grid) and more_cost.num_bytes.min() * _SURELY <= place.device.mem_bytes:
+        if len(more_grid) and more_cost.num_bytes.min() * _surely(shape, place) <= place.device.mem_bytes:
             more = f"{wider.base.processes} such devices, or "
             break
     return PlanError(

@@ -141,6 +141,13 @@ def _cpu() -> tuple[str, set[str]]:
     return name, flags
 
 
+def is_intel_cpu() -> bool:
+    """Whether Intel made this CPU; False where the system does not say."""
+    with contextlib.suppress(OSError):
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(errors="replace")
+    return False
+
+
 def _gpus(missing: list[str]) -> tuple[Gpu, ...]:
     tool = shutil.which("nvidia-smi")
     if tool is None:

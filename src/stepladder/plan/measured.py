@@ -14,7 +14,7 @@ from pathlib import Path
 from stepladder.errors import PlanError
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.layout import mesh_sizes, micro_sequences
-from stepladder.records import Degrees, Layout, Observation, Plan, Recipe, Shape
+from stepladder.records import Degrees, Experts, Layout, Observation, Plan, Recipe, Shape
 from stepladder.store import write_text
 
 MEASURED_FILE, FRAMEWORK = "measured.csv", "stepladder"
@@ -104,17 +104,6 @@ def row_of(step: MeasuredStep) -> dict[str, str | float | int]:
     batch = step.recipe.batch_tokens // shape.context_tokens
     each = max(batch // sizes.data, 1)
     micro = micro_sequences(layout, each)
-    extra = {
-        "threads": layout.threads,
-        "shard": layout.shard,
-        "shard_group": degrees.shard_group,
-        "schedule": degrees.schedule,
-        "stages": degrees.stages,
-        "micro": layout.micro_batch_sequences,
-        "head_dim": shape.head_dim,
-        "optimiser": step.recipe.optimiser,
-        "nodes": layout.nodes,
-    }
     is_cpu = layout.device == "cpu"
     return {
         "id": step.name,
@@ -122,16 +111,7 @@ def row_of(step: MeasuredStep) -> dict[str, str | float | int]:
         "gpn": layout.processes // layout.nodes,
         "gpus": layout.processes,
         "model": step.name,
-        "layers": shape.num_layers,
-        "hidden": shape.width,
-        "heads": shape.num_heads,
-        "kv_heads": shape.num_kv_heads,
-        "ffn": shape.ffn_width,
-        "glu": 1,
-        "vocab": shape.vocab_size,
-        "tied": int(shape.tied_head),
-        "experts": shape.experts.count,
-        "params_b": count_params(shape).total / 1e9,
+        **_shape_cells(shape),
         "seq": shape.context_tokens,
         "dtype": layout.precision,
         "framework": FRAMEWORK,
@@ -142,14 +122,14 @@ def row_of(step: MeasuredStep) -> dict[str, str | float | int]:
         "pp": degrees.pipeline,
         "vpp": degrees.stages,
         "cp": degrees.context,
-        "ep": 1,
+        "ep": degrees.expert,
         "mbs": micro,
         "ga": each // micro,
         "gbs": batch,
         "recompute": layout.recompute,
         "flash": int(not is_cpu),
         "offload": 0,
-        "extra": ";".join(f"{key}={value}" for key, value in extra.items()),
+        "extra": _extra(step),
         "step_s": f"{step.seconds:.6g}",
         "tok_s_gpu": f"{step.recipe.batch_tokens / step.seconds / layout.processes:.6g}",
         "primary": "step_s",
@@ -157,6 +137,47 @@ def row_of(step: MeasuredStep) -> dict[str, str | float | int]:
         "mem_kind": "resident" if is_cpu else "torch-peak",
         "status": "ok",
     }
+
+
+def _shape_cells(shape: Shape) -> dict[str, int | float]:
+    return {
+        "layers": shape.num_layers,
+        "hidden": shape.width,
+        "heads": shape.num_heads,
+        "kv_heads": shape.num_kv_heads,
+        "ffn": shape.ffn_width,
+        "glu": 1,
+        "vocab": shape.vocab_size,
+        "tied": int(shape.tied_head),
+        "experts": shape.experts.count,
+        "topk": shape.experts.active,
+        "moe_ffn": shape.experts.ffn_width,
+        "params_b": count_params(shape).total / 1e9,
+        "active_b": count_params(shape).active / 1e9,
+    }
+
+
+def _extra(step: MeasuredStep) -> str:
+    """What the columns have no place for."""
+    layout = step.layout
+    extra = {
+        "threads": layout.threads,
+        "shard": layout.shard,
+        "shard_group": layout.degrees.shard_group,
+        "schedule": layout.degrees.schedule,
+        "stages": layout.degrees.stages,
+        "micro": layout.micro_batch_sequences,
+        "head_dim": step.shape.head_dim,
+        "optimiser": step.recipe.optimiser,
+        "nodes": layout.nodes,
+    }
+    return ";".join(f"{key}={value}" for key, value in extra.items())
+
+
+def _experts(row: Mapping[str, str]) -> Experts:
+    """Their balance is not in the table: it costs no time."""
+    count, active, width = (int(float(row.get(name) or 0)) for name in ("experts", "topk", "moe_ffn"))
+    return Experts(count=count, active=active, ffn_width=width) if count else Experts()
 
 
 def _step(row: Mapping[str, str]) -> MeasuredStep:
@@ -178,6 +199,7 @@ def _step(row: Mapping[str, str]) -> MeasuredStep:
             vocab_size=whole["vocab"],
             context_tokens=context,
             tied_head=row.get("tied") == "1",
+            experts=_experts(row),
         ),
         recipe=Recipe(
             batch_tokens=batch * context,
@@ -197,6 +219,7 @@ def _step(row: Mapping[str, str]) -> MeasuredStep:
                 tensor=int(float(row["tp"])),
                 pipeline=int(float(row["pp"])),
                 context=int(float(row["cp"])),
+                expert=int(float(row.get("ep") or 1)),
                 shard_group=int(extra["shard_group"]),
                 schedule=extra["schedule"],  # pyrefly: ignore[bad-argument-type]
                 stages=int(extra["stages"]),

@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from stepladder.models.count import (
     autocast_copy_bytes,
     count_params,
@@ -19,6 +21,7 @@ from stepladder.plan.layout import MeshSizes, mesh_sizes, micro_sequences
 from stepladder.records import Derived, Layout, Recipe, Shape
 from stepladder.units import format_bytes
 
+Numbers = float | np.ndarray
 GIB = 2.0**30
 
 
@@ -69,6 +72,9 @@ _EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
 # 1 sigma of log bytes: of runs on a CPU that the constants were not fitted to, and of published GPU rows of a
 # source that was left out.
 LOG_SD = {"cpu": 0.05, "cuda": 0.128}
+# Of mixtures no peak was measured on a GPU: as much again. Rows of the busiest process over an even share
+# where experts are shared out: a judgement; `expert_load` of metrics.jsonl says it of a run.
+MIXTURE_LOG_SD, UNEVEN = 0.128, 1.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +106,7 @@ def memory_need(shape: Shape, recipe: Recipe, layout: Layout, available: float) 
     is_cpu = layout.device == "cpu"
     return MemoryNeed(
         terms=terms,
-        total=_total(terms, layout, recipe.batch_tokens // shape.context_tokens),
+        total=_total(terms, layout, recipe.batch_tokens // shape.context_tokens, log_sd(shape, layout)),
         available=available,
         processes_sharing=max(layout.processes // layout.nodes, 1) if is_cpu else 1,
         host=0.0 if is_cpu else terms["weights"] + terms["optimiser"],
@@ -116,9 +122,9 @@ def memory_terms(
     """
     facts = shape_facts(shape, layout.device, layout.precision, layout.recompute)
     part = _part(shape, facts, layout, recipe.optimiser)
-    stays = {"weights": part.weights, "optimiser": part.optimiser}
+    stays = {"weights": 4 * part.owned, "optimiser": part.optimiser}
     if checkpoints and layout.device == "cpu":
-        stays["checkpoint_copy"] = part.weights + part.optimiser
+        stays["checkpoint_copy"] = 4 * part.owned + part.optimiser
     top = busiest(_moments(shape, recipe, layout, facts, part))
     used = {**stays, **top}
     if layout.device == "cpu":
@@ -151,15 +157,18 @@ def in_flight(pipeline: float, chunks: float, micro_batches: float) -> tuple[flo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
-    """Of a shape on a device, whatever the layout: parameters of a layer, of its matrices and of a vocabulary
-    matrix; bytes a token of a layer (split by a tensor group or not), of its work, and of the head.
+    """Of a shape on a device, whatever the layout: parameters of a layer, of its experts and of its matrices,
+    and of a vocabulary matrix; bytes a token of a layer (split by a tensor group or not), of its rows for
+    experts, of its work, and of the head.
     """
 
     layer: float
+    experts: float
     matrices: float
     vocabulary: float
     split: float
     whole: float
+    rows: float
     again: float
     gradient: float
     forward: float
@@ -180,17 +189,24 @@ def shape_facts(shape: Shape, device: str, precision: str, recompute: str) -> _F
     scores = shape.context_tokens * shape.num_heads if is_written_out else 0
     # Matrices of a tensor group read whole states; the inputs are kept.
     whole = kept.get("matrix_inputs", 0)
+    experts = shape.experts
+    # Gate, up and product of an expert's rows, and the rows as they come and leave.
+    inner = max(3 * shape.ffn_width, 2 * scores)
+    if experts.count:
+        inner = max(experts.active * (3 * experts.ffn_width + 2 * shape.width), 2 * scores)
     return _Facts(
         layer=count.nonembed / shape.num_layers,
+        experts=3.0 * experts.count * experts.ffn_width * shape.width,
         matrices=(autocast_copy_bytes(shape) / 2 - count.embedding) / shape.num_layers,
         vocabulary=float(count.embedding),
         split=float(sum(kept.values()) - whole),
         whole=float(whole),
+        rows=float(kept.get("feed_forward", 0)) if experts.count else 0.0,
         again=float(again),
         # Three gradients of the feed-forward's size in hand, or two of the scores'; without a gradient three
         # tensors of the larger beside the states.
-        gradient=4.0 * max(3 * shape.ffn_width, 2 * scores),
-        forward=4.0 * (3 * shape.width + 3 * max(shape.ffn_width, scores)),
+        gradient=4.0 * inner,
+        forward=4.0 * (3 * shape.width + max(inner, 3 * scores)),
         head=float(head_activation_bytes(shape, value)),
         value=value,
     )
@@ -198,14 +214,17 @@ def shape_facts(shape: Shape, device: str, precision: str, recompute: str) -> _F
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """What the busiest process holds: layers, parameters, and bytes of its state."""
+    """What the busiest process holds: layers, parameters, and bytes of its state.
+
+    `shards` hold the state of what is not an expert; `owned` are the parameters of one of them.
+    """
 
     sizes: MeshSizes
     shards: int
     layers: int
     params: float
     ends: float  # of them in the vocabulary's matrices
-    weights: float
+    owned: float
     optimiser: float
 
 
@@ -213,18 +232,22 @@ def _part(shape: Shape, facts: _Facts, layout: Layout, optimiser: str) -> _Part:
     degrees, sizes = layout.degrees, mesh_sizes(layout)
     layers = -(-shape.num_layers // (degrees.pipeline * degrees.stages)) * degrees.stages
     ends = (1 if shape.tied_head or degrees.pipeline > 1 else 2) * facts.vocabulary / degrees.tensor
-    params = layers * facts.layer / degrees.tensor + ends
+    plain = layers * (facts.layer - facts.experts) / degrees.tensor + ends
+    experts = layers * facts.experts / degrees.expert
     shards = sizes.shard * sizes.context if layout.shard in ("fsdp", "hsdp") else 1
-    # Two moments of each weight; under Muon one of the hidden matrices.
-    saved = 4 * layers * facts.matrices / degrees.tensor if optimiser == "muon" else 0.0
+    # Processes that share out experts hold other ones: fewer shards of each, and as much of all.
+    owned = plain / shards + experts / max(shards / degrees.expert, 1)
+    hidden = layers * (facts.matrices - facts.experts) / degrees.tensor / shards
+    hidden += experts / max(shards / degrees.expert, 1)
     return _Part(
         sizes=sizes,
         shards=shards,
         layers=layers,
-        params=params,
+        params=plain + experts,
         ends=ends,
-        weights=4 * params / shards,
-        optimiser=(8 * params - saved) / shards,
+        owned=owned,
+        # Two moments of each weight; under Muon one of the hidden matrices.
+        optimiser=8 * owned - (4 * hidden if optimiser == "muon" else 0.0),
     )
 
 
@@ -236,7 +259,7 @@ def _moments(
     sequences = max(recipe.batch_tokens // shape.context_tokens // sizes.data, 1)
     micro = micro_sequences(layout, sequences)
     passed = _pass(shape, layout, facts, part, (micro, -(-sequences // micro)))
-    gradients = 4 * part.params / part.shards
+    gradients = 4 * part.owned
     # Without micro-batches gradients come as activations go.
     if micro < sequences:
         passed["gradients"] = gradients
@@ -246,8 +269,8 @@ def _moments(
     if recipe.optimiser == "muon":
         # Gates and ups, the most of one shape, are gathered whole. Six fp32 copies on a CPU, whose heap lays
         # them beside what backward left; two, and four in bf16, on a GPU.
-        one = float(shape.width * shape.ffn_width)
-        alike = min(2 * part.layers * one, max(MUON_VALUES, one))
+        one = muon_values(shape, part.shards, layout.degrees.expert)
+        alike = min(2 * part.layers * float(one), max(MUON_VALUES, float(one)))
         if layout.device == "cpu":
             passed["orthogonalised"] = 24 * alike
         else:
@@ -259,6 +282,16 @@ def _moments(
     return [passed, update, heldout]
 
 
+def muon_values(shape: Shape, shards: Numbers, expert: Numbers) -> Numbers:
+    """Values of a gate as Muon has it in hand: whole, and of a mixture the experts that a process owns."""
+    experts = shape.experts
+    if not experts.count:
+        return float(shape.width * shape.ffn_width)
+    owners = np.maximum(shards, expert)
+    owners = np.where(experts.count % owners == 0, owners, expert)
+    return shape.width * experts.ffn_width * experts.count / owners
+
+
 def _pass(
     shape: Shape, layout: Layout, facts: _Facts, part: _Part, batches: tuple[int, int]
 ) -> dict[str, float]:
@@ -266,6 +299,12 @@ def _pass(
     sizes, degrees, (micro, count) = part.sizes, layout.degrees, batches
     tokens = micro * shape.context_tokens / sizes.context
     kept = tokens * (facts.split / sizes.tensor + facts.whole)
+    # Where experts are shared out, rows wait to leave and have come, and some processes have more of them.
+    travels = 0.0
+    if degrees.expert > 1:
+        row = facts.value * shape.experts.active * shape.width
+        kept += tokens * ((UNEVEN - 1) * facts.rows + (row if facts.rows else 0))
+        travels = 2 * row * UNEVEN
     if sizes.context > 1:
         # Keys and values of all positions.
         heads = shape.num_heads * shape.head_dim
@@ -278,23 +317,29 @@ def _pass(
     matrix = facts.vocabulary / sizes.tensor
     terms = {
         "activations": flying * part.layers * kept,
-        "layer_at_work": tokens * (again + facts.gradient) / sizes.tensor,
+        "layer_at_work": tokens * ((again + facts.gradient) / sizes.tensor + travels),
         "head": tokens * (facts.head + 4 * shape.width) + 4 * matrix + CHUNK_BYTES[layout.device],
     }
     if part.shards > 1:
         # Two layers, at work and fetched ahead, each as one buffer and as tensors. The root stays whole until
         # backward; its gradients are whole, too, and joined into one buffer to be reduced.
-        terms["gathered"] = 4 * facts.value * facts.layer / sizes.tensor + 12 * part.ends
+        layer = (facts.layer - facts.experts) / sizes.tensor + facts.experts / degrees.expert
+        terms["gathered"] = 4 * facts.value * layer + 12 * part.ends
     elif facts.value == 2:
         terms["bf16_copies"] = 2 * (part.params - part.ends + matrix)
     return terms
 
 
-def _total(terms: dict[str, float], layout: Layout, sequences: int) -> Derived:
+def log_sd(shape: Shape, layout: Layout) -> float:
+    """1 sigma of log bytes."""
+    return math.hypot(LOG_SD[layout.device], MIXTURE_LOG_SD if shape.experts.count else 0.0)
+
+
+def _total(terms: dict[str, float], layout: Layout, sequences: int, sd: float) -> Derived:
     value = sum(terms.values())
     largest = sorted(terms, key=lambda name: -terms[name])[:4]
     micro = micro_sequences(layout, max(sequences // mesh_sizes(layout).data, 1))
     parts = ", ".join(f"{name} {format_bytes(terms[name])}" for name in largest)
     how = f"each process, micro-batch of {micro} sequences: {parts}, and {len(terms) - len(largest)} more"
-    factor = math.exp(Z80 * LOG_SD[layout.device])
+    factor = math.exp(Z80 * sd)
     return Derived(value=value, low=value / factor, high=value * factor, how=how, source="rule")

@@ -15,9 +15,9 @@ from stepladder.plan.hardware import Device
 from stepladder.plan.layoutcost import GridCost, grid_cost
 from stepladder.plan.layouts import PRECISIONS, RECOMPUTES, SCHEDULES, Grid
 from stepladder.plan.measured import MEASURED_FILE, MeasuredStep
-from stepladder.plan.memory import LOG_SD, MemoryNeed, memory_need
+from stepladder.plan.memory import MemoryNeed, memory_need
 from stepladder.plan.rowmemory import FORGET
-from stepladder.plan.stepcalibrate import SPREAD, UNLIKE_LOG_SD, Z90, Kin, posterior, slopes, weighed
+from stepladder.plan.stepcalibrate import SPREAD, Z90, Kin, posterior, slopes, weighed
 from stepladder.plan.steptime import FITTED, step_seconds
 from stepladder.records import Layout, Recipe, Shape
 
@@ -63,7 +63,7 @@ class Learnt:
         """Shift of log seconds, and half-width of their 90 % interval."""
         cost = grid_cost(grid, shape, recipe, self.device)
         # How far this trainer and this device are off is common to all that was measured here.
-        both = math.hypot(SPREAD.accelerator, UNLIKE_LOG_SD * math.sqrt(cost.unlike))
+        both = math.hypot(SPREAD.accelerator, cost.unlike)
         spread = replace(SPREAD, accelerator=both)
         shift, variance = posterior(_kin(cost, grid, shape), self.kin, self.off, spread)
         return shift, Z90 * np.sqrt(variance)
@@ -125,7 +125,7 @@ def corrected(need: MemoryNeed, layout: Layout, factor: float, weight: float) ->
     """The need with its tensors by this factor, and an interval that is as much narrower."""
     if not weight:
         return need
-    sd = LOG_SD[layout.device]
+    sd = math.log(need.total.high / need.total.value) / Z80
     sd += weight * (min(_NEAR_LOG_SD, sd) - sd)
     terms = {name: amount * (1 if name in _around(layout) else factor) for name, amount in need.terms.items()}
     how = f"{need.total.how}; tensors times {factor:.3g}, what measured peaks of this model show"
@@ -158,7 +158,7 @@ def _one(step: MeasuredStep) -> Grid:
 def _apart(grid: Grid, step: MeasuredStep, recipe: Recipe) -> np.ndarray:
     """Sum of log ratios by which layouts differ from the measured one, and what is done otherwise."""
     columns, one = grid.columns, _one(step)
-    names = ("tensor", "pipeline", "context", "data", "micro")
+    names = ("tensor", "pipeline", "context", "data", "expert", "micro")
     apart = sum(np.abs(np.log(columns[name] / one.columns[name][0])) for name in names)
     other = (columns["recompute"] != RECOMPUTES.index(step.layout.recompute)).astype(float)
     other += columns["shard"] != one.columns["shard"][0]
@@ -167,5 +167,8 @@ def _apart(grid: Grid, step: MeasuredStep, recipe: Recipe) -> np.ndarray:
 
 
 def _same_model(one: Shape, other: Shape) -> bool:
-    names = ("num_layers", "width", "num_heads", "ffn_width", "context_tokens", "experts")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    names = ("num_layers", "width", "num_heads", "ffn_width", "context_tokens")
+    mixtures = [
+        (shape.experts.count, shape.experts.active, shape.experts.ffn_width) for shape in (one, other)
+    ]
+    return mixtures[0] == mixtures[1] and all(getattr(one, name) == getattr(other, name) for name in names)

@@ -8,7 +8,7 @@ from stepladder.plan.derive import exact, times
 from stepladder.plan.prior import useful_tokens
 from stepladder.plan.search import Candidate, Problem, seconds_per_token
 from stepladder.plan.spot import on_the_calendar, training_share
-from stepladder.records import Derived
+from stepladder.records import Derived, Shape
 
 # Where in the package the figures at the ends of a chain are written down.
 _FILES = {
@@ -24,7 +24,9 @@ def numbers_of(problem: Problem, best: Candidate, sizes: int, loss: Derived) -> 
     """All numbers of the plan; `loss` is the law's forecast with its reason."""
     shape, recipe = best.shape, best.recipe
     flops = train_flops_per_token(shape)
-    params = count_params(shape).total
+    params, active = count_params(shape).total, count_params(shape).active
+    passed = "multiplying parameter"
+    passed += " that a token passes (`active_params`)" if shape.experts.count else ""
     each = seconds_per_token(problem, shape, recipe.batch_tokens, recompute=best.layout.recompute == "full")
     numbers = {
         "params": _params_number(problem, params, sizes),
@@ -35,15 +37,15 @@ def numbers_of(problem: Problem, best: Candidate, sizes: int, loss: Derived) -> 
         **best.costs,
         "loss": loss,
         "flops": exact(flops * best.tokens, "`flops_per_token` x `tokens`"),
-        "flops_per_token": exact(
-            flops, "6 for each multiplying parameter, and attention; counted from the shape"
-        ),
+        "flops_per_token": exact(flops, f"6 for each {passed}, and attention; counted from the shape"),
         "steps": exact(best.tokens // recipe.batch_tokens, "`tokens` / `batch_tokens`"),
         "tokens_per_param": exact(best.tokens / params, "`tokens` / `params`"),
         "seconds_per_token": each,
         "step_seconds": times("`seconds_per_token` x `batch_tokens`", each, scale=recipe.batch_tokens),
         "peak_bytes": best.memory.total,
     }
+    if shape.experts.count:
+        numbers["active_params"] = exact(active, f"`params` without {_idle_experts(shape)}")
     if not problem.throughput.points:
         numbers["flops_per_second"] = problem.site.flops_per_second
     if best.layout.device != "cpu":
@@ -56,6 +58,15 @@ def numbers_of(problem: Problem, best: Candidate, sizes: int, loss: Derived) -> 
         numbers["seconds_left"] = exact(problem.left["hours"] * 3600, how, "user")
     numbers |= _use_numbers(problem, best)
     return {name: _placed(name, number, problem) for name, number in numbers.items()}
+
+
+def _idle_experts(shape: Shape) -> str:
+    experts = shape.experts
+    each = 3 * shape.width * experts.ffn_width
+    return (
+        f"the {experts.count - experts.active} of {experts.count} experts in each of {shape.num_layers} "
+        f"layers that a token is not sent to, {each:,} parameters each"
+    )
 
 
 def _use_numbers(problem: Problem, best: Candidate) -> dict[str, Derived]:

@@ -20,6 +20,9 @@ from stepladder.records import Brief, Derived, Interval, Layout, Recipe, Shape
 LIMITS = ("hours", "usd", "kwh", "kg_co2e")
 # A plan keeps a limit when the 80 % interval of its cost does: one run in ten would break it.
 KEEP = 0.1
+# The dense size that a mixture is like, where no runs of it were seen: the geometric mean of active and total
+# parameters, a rule of thumb; of a dense model its own size.
+LIKE_DENSE = "active_and_total"
 # Full recompute runs the forward pass twice: 4 thirds of the arithmetic.
 RECOMPUTE = 4 / 3
 _MOST_TOKENS, _MOST_WIDTHS = 1e16, 90
@@ -214,7 +217,8 @@ def wall_seconds(problem: Problem, tokens: Derived, each: Derived) -> Derived:
 def predicted(problem: Problem, shape: Shape, tokens: float) -> Interval:
     """The law's loss, with tokens beyond the first pass at what they are worth."""
     count = count_params(shape)
-    size = count.nonembed if problem.size_column == "nonembed_params" else count.total
+    sizes = {"nonembed_params": count.nonembed, LIKE_DENSE: math.sqrt(count.active * count.total)}
+    size = sizes.get(problem.size_column, count.total)
     return problem.predict_loss(size, useful_tokens(tokens, problem.unique_tokens))
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from stepladder.errors import PlanError
 from stepladder.models.count import train_flops_per_token
+from stepladder.plan.cpusteps import fastest, fit_prices, speedup
 from stepladder.plan.derive import times, within
 from stepladder.plan.hardware import Device
 from stepladder.plan.layoutsearch import LayoutChoice, Place, describe, rank_layouts
@@ -13,7 +14,7 @@ from stepladder.plan.near import measured_need
 from stepladder.plan.rates import MIN_STEPS, shortest_run
 from stepladder.plan.search import RECOMPUTE, Candidate, Problem, search, whole_batch
 from stepladder.plan.throughput import assumed_throughput
-from stepladder.records import Derived, Recipe, Shape
+from stepladder.records import Derived, Layout, Recipe, Shape
 
 Steps = tuple[MeasuredStep, ...]
 
@@ -21,8 +22,6 @@ Steps = tuple[MeasuredStep, ...]
 def place_of(problem: Problem, device: Device | None, measured: Steps = ()) -> Place | None:
     """Where GPUs train; None for a CPU, whose speed comes from its own runs, and for other devices."""
     layout = problem.site.layout
-    if any(shape.experts.count for shape in problem.shapes):
-        return None  # the step's terms were fitted to dense models
     if device is None or device.kind != "gpu" or layout.device != "cuda":
         return None
     device = replace(device, mem_bytes=problem.site.memory_bytes)
@@ -53,6 +52,20 @@ def with_layout_speed(problem: Problem, device: Device | None, measured: Steps =
         site=replace(problem.site, flops_per_second=number),
         throughput=assumed_throughput(number),
     )
+
+
+def with_cpu_layout(problem: Problem, had: Layout, cores: int, measured: Steps = ()) -> Problem:
+    """The fastest processes x threads of this CPU, unless the user said which, and what they are worth.
+
+    `had` is the layout that speed is known of.
+    """
+    prices = fit_prices([step for step in measured if step.hw == "cpu"])
+    run, site = _first_guess(problem), problem.site
+    best = site.layout
+    if not {"processes", "threads"} & problem.brief.override.keys():
+        best = fastest(run, best, cores, site.memory_bytes, prices)
+    speed = replace(problem.throughput, speedup=speedup(run, had, best, prices))
+    return replace(problem, site=replace(site, layout=best), throughput=speed)
 
 
 def _first_guess(problem: Problem) -> tuple[Shape, Recipe]:

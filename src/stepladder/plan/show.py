@@ -9,7 +9,7 @@ from stepladder.records import Plan
 from stepladder.units import format_bytes, format_count, format_seconds, format_usd
 
 # The order in which people ask; the rest is behind --why.
-_CHOSEN = ("params", "tokens", "batch_tokens", "learning_rate", "epochs")
+_CHOSEN = ("params", "active_params", "tokens", "batch_tokens", "learning_rate", "epochs")
 _FORECAST = (
     "loss",
     "seconds",
@@ -36,6 +36,7 @@ _AROUND = {
 }
 WORDS = {
     "params": "parameters",
+    "active_params": "of a token",
     "batch_tokens": "batch",
     "learning_rate": "rate",
     "seconds": "time",
@@ -52,6 +53,7 @@ WORDS = {
 }
 _FORMATS = {
     "params": format_count,
+    "active_params": format_count,
     "tokens": format_count,
     "batch_tokens": format_count,
     "seconds": format_seconds,
@@ -112,19 +114,21 @@ def shown(name: str, value: float) -> str:
 def _place(plan: Plan) -> list[str]:
     shape, layout = plan.shape, plan.layout
     kv = f" ({shape.num_kv_heads} for keys)" if shape.num_kv_heads != shape.num_heads else ""
+    experts = shape.experts
+    mixture = f", {experts.active} of {experts.count} experts of {experts.ffn_width}" if experts.count else ""
     where = f"{layout.processes} process{'es' if layout.processes > 1 else ''} on {layout.device}"
     where += f" in {layout.nodes} nodes" if layout.nodes > 1 else ""
     where += f", {layout.threads} threads each" if layout.device == "cpu" else ""
     where += f", {layout.precision}" + (f", {layout.shard}" if layout.shard != "none" else "")
     degrees = layout.degrees
-    for name in ("tensor", "pipeline", "context"):
+    for name in ("tensor", "pipeline", "context", "expert"):
         degree = getattr(degrees, name)
         where += f", {name} {degree}" if degree > 1 else ""
     where += f", micro-batch {layout.micro_batch_sequences}" if layout.micro_batch_sequences else ""
     where += f", {layout.recompute} recompute" if layout.recompute != "none" else ""
     return [
         f"  shape          {shape.num_layers} layers, width {shape.width}, {shape.num_heads} heads{kv} of "
-        f"{shape.head_dim}, vocabulary {shape.vocab_size:,}, context {shape.context_tokens:,}",
+        f"{shape.head_dim}, vocabulary {shape.vocab_size:,}, context {shape.context_tokens:,}{mixture}",
         f"  where          {where}",
     ]
 

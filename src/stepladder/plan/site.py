@@ -129,7 +129,7 @@ def _this_cpu(brief: Brief, machine: Machine) -> Site:
     processes = int(over.get("processes", 1))
     threads = int(over.get("threads", max(machine.cores // processes, 1)))
     rates = machine.gemm_gflops
-    fp32 = _rate(rates, ("fp32_medium", "fp32"), threads)
+    fp32 = max(_rate(rates, (name,), threads) for name in ("fp32_medium", "fp32"))
     bf16 = _rate(rates, ("bf16",), threads)
     # bf16 pays where its matrix rate is clearly higher: casts and norms stay at fp32 speed.
     fastest = "bf16" if (bf16 > 1.3 * fp32 if rates else machine.has_bf16) else "fp32"

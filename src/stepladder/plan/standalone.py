@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stepladder.errors import PlanError, did_you_mean
 from stepladder.models.shape import ffn_width_for, layers_for_width, shape_for_width
 from stepladder.plan.conflicts import listed
-from stepladder.records import Shape
+from stepladder.records import Experts, Shape
 from stepladder.store import read_json
 
 _USUAL_CONTEXT, _USUAL_VOCABULARY = 2_048, 32_768
@@ -26,6 +27,15 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "vocab_size": ("vocab", "vocab_size", "vocabulary"),
     "context_tokens": ("context", "context_tokens", "seq", "max_position_embeddings", "n_positions", "n_ctx"),
     "tied_head": ("tied", "tied_head", "tie_word_embeddings"),
+    "num_experts": ("experts", "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "experts_active": (
+        "active",
+        "experts_active",
+        "num_experts_per_tok",
+        "num_experts_per_token",
+        "moe_top_k",
+    ),
+    "expert_ffn_width": ("expert_ffn", "expert_ffn_width", "moe_intermediate_size"),
 }
 _FIELD_OF = {name: field for field, names in _NAMES.items() for name in names}
 # Two matrices in the feed-forward part, not three.
@@ -44,7 +54,14 @@ _UNGATED = (
 )
 _TIED_BY_DEFAULT = ("gpt2", "gpt_bigcode", "opt", "bloom", "gemma", "gemma2", "bert", "roberta", "falcon")
 _ENCODERS = ("bert", "roberta", "modernbert")
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+# Mixtures that have these beside or in place of routed experts are other networks than ours.
+_OTHER_EXPERTS = (
+    "n_shared_experts",
+    "num_shared_experts",
+    "shared_expert_intermediate_size",
+    "shared_intermediate_size",
+)
+_NOT_EVERYWHERE = (("first_k_dense_replace", 0), ("decoder_sparse_step", 1), ("mlp_only_layers", []))
 
 
 def shape_from(text: str) -> tuple[Shape, list[str]]:
@@ -89,13 +106,12 @@ def _from_config(path: Path) -> tuple[Shape, list[str]]:
             allowed="one with hidden_size, num_hidden_layers, num_attention_heads, vocab_size",
         )
     kind, problems, notes = str(config.get("model_type", "")), [], []
-    experts = [f"{name} = {config[name]}" for name in _EXPERTS if (config.get(name) or 0) > 1]
-    problems += [f"{said}: mixtures of experts are not planned from a config.json" for said in experts]
     values: dict[str, Any] = {}
     for field, names in _NAMES.items():
         found = next((config[name] for name in names if config.get(name) is not None), None)
         if found is not None:
             values[field] = found
+    problems += _other_mixture(config) if (values.get("num_experts") or 0) > 1 else []
     values.setdefault("tied_head", kind in _TIED_BY_DEFAULT)
     inner = values.get("ffn_width") or (4 * values["width"] if kind in _UNGATED else None)
     if kind in _UNGATED and inner:
@@ -116,6 +132,17 @@ def _from_config(path: Path) -> tuple[Shape, list[str]]:
     return shape, notes + more
 
 
+def _other_mixture(config: Mapping[str, Any]) -> list[str]:
+    """What a mixture has that a block of ours has not."""
+    said = [f"{name} = {config[name]}: shared experts" for name in _OTHER_EXPERTS if config.get(name)]
+    said += [
+        f"{name} = {config[name]}: experts in some layers only"
+        for name, usual in _NOT_EVERYWHERE
+        if (config.get(name) or usual) != usual
+    ]
+    return [f"{one} are not planned" for one in said]
+
+
 def _shape(values: dict[str, Any], problems: list[str], where: str) -> tuple[Shape, list[str]]:
     notes = []
     if "width" not in values and not problems:
@@ -128,6 +155,8 @@ def _shape(values: dict[str, Any], problems: list[str], where: str) -> tuple[Sha
         kv_heads = values.get("num_kv_heads") or heads
         if heads is not None and heads % kv_heads:
             problems.append(f"{kv_heads} heads for keys do not divide {heads} heads")
+    experts, more = _experts(values)
+    problems += more
     if problems:
         raise PlanError(
             listed(f"{where} has {len(problems)} problem{'s' if len(problems) > 1 else ''}", problems),
@@ -150,7 +179,25 @@ def _shape(values: dict[str, Any], problems: list[str], where: str) -> tuple[Sha
             notes.append(f"{field} was not given: {values[field]:,}, the rule of models/shape.py")
     values.setdefault("head_dim", width // heads)
     values["num_kv_heads"] = values.get("num_kv_heads") or heads
-    return Shape(**values), notes
+    shape = Shape(**values)
+    if experts.count and not experts.ffn_width:
+        # Mixtral and its like give the width of an expert as that of the feed-forward part.
+        experts = replace(experts, ffn_width=shape.ffn_width)
+    return replace(shape, experts=experts), notes
+
+
+def _experts(values: dict[str, Any]) -> tuple[Experts, list[str]]:
+    """The experts that `values` name, taken out of them, and what is wrong; none below two of them."""
+    count, active, width = (
+        int(values.pop(name, None) or 0) for name in ("num_experts", "experts_active", "expert_ffn_width")
+    )
+    if count < 2:
+        return Experts(), ["active or expert_ffn without experts"] if (active or width) and not count else []
+    if not active:
+        return Experts(), [f"{count} experts, but not how many of them a token passes (active)"]
+    if not 1 <= active <= count:
+        return Experts(), [f"{active} of {count} experts for a token: say 1 to {count}"]
+    return Experts(count=count, active=active, ffn_width=width), []
 
 
 def bare_brief() -> dict[str, Any]:

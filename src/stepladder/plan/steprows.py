@@ -8,7 +8,7 @@ import numpy as np
 
 from stepladder.plan.hardware import catalogue
 from stepladder.plan.rowmemory import number
-from stepladder.plan.steptime import Config, Rates
+from stepladder.plan.steptime import Config, Kernels, Mixture, Rates
 
 Row = Mapping[str, str]
 NEEDED = ("gpus", "layers", "hidden", "heads", "seq", "gbs")
@@ -48,6 +48,7 @@ _TUNED = ("nemo", "megatron-bridge", "megatron-lm")
 # Forward passes done again. Unstated: between none and all.
 _RECOMPUTE = {"full": 1.0, "selective": 0.1, "selective_layer": 0.5, "unknown": 0.5}
 _RATES = ("flops", "memory", "scale_up", "network", "domain", "node", "newer", "tuned")
+_KERNELS = ("fp8", "flash", "recompute", "sequence_parallel")
 _DTYPES = ("", "fp16", "bf16", "fp8")
 _LARGEST = 1e9
 _RACK = 16  # devices of a scale-up domain above which it spans nodes
@@ -65,11 +66,9 @@ def config_of(rows: Sequence[Row]) -> Config:
         accumulation=v["accumulation"],
         degrees=(v["data"], v["tensor"], v["pipeline"], v["chunks"], v["context"]),
         rates=Rates(**{name: v[name] for name in _RATES}),
-        fp8=v["fp8"],
-        flash=v["flash"],
+        kernels=Kernels(**{name: v[name] for name in _KERNELS}),
         zero=v["zero"],
-        recompute=v["recompute"],
-        sequence_parallel=v["sequence_parallel"],
+        mixture=Mixture(count=v["experts"], active=v["topk"], width=v["moe_ffn"], degree=v["ep"]),
         host=(v["offloads"], v["gradient_bytes"]),
     )
 
@@ -89,8 +88,6 @@ def refusal(row: Row) -> str:
     for name, known in (("dtype", _DTYPES), ("recompute", ("", "none", *_RECOMPUTE))):
         if row.get(name, "").strip() not in known:
             return f'{name} "{row[name]}" is not among {", ".join(known[1:])}'
-    if _cell(row, "experts", 0.0) > 0:
-        return "mixtures of experts are outside what the constants were fitted to"
     key = _NAMES.get(row["hw"], row["hw"].lower())
     device = catalogue().get(key)
     if device is None or "fp16" not in device.peaks:
@@ -99,7 +96,23 @@ def refusal(row: Row) -> str:
         return f'the links of accelerator "{row["hw"]}" are unpublished'
     if row.get("dtype", "").startswith("fp8") and "fp8" not in device.peaks:
         return f'accelerator "{row["hw"]}" has no fp8'
-    return _contradiction(row)
+    return _contradiction(row) or (_wrong_mixture(row) if is_mixture(row) else "")
+
+
+def is_mixture(row: Row) -> bool:
+    """Whether the feed-forward part is a mixture of experts."""
+    return number(row, "experts", 0.0) > 1
+
+
+def _wrong_mixture(row: Row) -> str:
+    bad = [name for name in ("topk", "moe_ffn") if not 0 < _cell(row, name, math.nan) <= _LARGEST]
+    if bad:
+        return ", ".join(bad) + f": not a positive number up to {_LARGEST:g}, as a mixture of experts needs"
+    experts, active, degree = (number(row, name, 1) for name in ("experts", "topk", "ep"))
+    if active > experts or experts % degree:
+        return f"topk {active:g} and ep {degree:g} do not suit {experts:g} experts"
+    count = number(row, "gpus", 1) / number(row, "pp", 1)
+    return f"ep {degree:g} does not divide the {count:g} devices of a stage" if count % degree else ""
 
 
 def unlike(row: Row) -> int:
@@ -135,10 +148,13 @@ def _values(row: Row) -> dict[str, float]:
     tensor, pipeline, context = (number(row, name, 1) for name in ("tp", "pp", "cp"))
     data = number(row, "dp", number(row, "gpus", 1) / (tensor * pipeline * context))
     micro_batch = number(row, "mbs", 1)
+    matrices = 2 * hidden**2 * (1 + number(row, "kv_heads", heads) / heads) + hidden * feed_forward
     return {
         "layers": number(row, "layers", 1),
         "hidden": hidden,
-        "matrices": 2 * hidden**2 * (1 + number(row, "kv_heads", heads) / heads) + hidden * feed_forward,
+        "matrices": _beside_experts(row) if is_mixture(row) else matrices,
+        **{name: number(row, name, 0) * is_mixture(row) for name in ("experts", "topk", "moe_ffn")},
+        "ep": number(row, "ep", 1) if is_mixture(row) else 1.0,
         "vocabulary": number(row, "vocab", 50_257),
         "heads": heads,
         "sequence": number(row, "seq", 1),
@@ -158,6 +174,17 @@ def _values(row: Row) -> dict[str, float]:
         "gradient_bytes": 4.0 if "grad_fp32=1" in row.get("extra", "") else 2.0,
         **_rates(row),
     }
+
+
+def _beside_experts(row: Row) -> float:
+    """Parameters of a layer that a token passes beside its experts: as the row counts them, or attention and
+    router (heads that are wider than hidden / heads, shared experts and dense layers are in the former)."""
+    layers, hidden, heads = (number(row, name, 1) for name in ("layers", "hidden", "heads"))
+    attention = 2 * hidden**2 * (1 + number(row, "kv_heads", heads) / heads)
+    experts = 3 * hidden * number(row, "moe_ffn", 0) * number(row, "topk", 0)
+    ends = 2 * hidden * number(row, "vocab", 50_257)
+    counted = (number(row, "active_b", 0) * 1e9 - ends) / layers - experts
+    return max(counted, attention / 2) if number(row, "active_b", 0) else attention
 
 
 def _rates(row: Row) -> dict[str, float]:

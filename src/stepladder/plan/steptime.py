@@ -32,7 +32,13 @@ CONSTANTS: dict[str, tuple[float, float, float]] = {
     "optimiser": (0.0, 0.7, 0.110),
     "offload": (0.0, 0.5, 0.561),
     "wait": (1.0, 0.7, 1.529),  # milliseconds a step for each doubling of nodes
+    # Of mixtures, as before data: fitted to 24 published steps they forecast left-out ones worse, 33 %
+    # against 25 % on average (bench/plan/experts.py).
+    "grouped": (0.3, 0.3, 0.3),  # grouped products of experts, uneven loads among them, over plain ones
+    "exchange": (0.3, 0.7, 0.3),  # rows on their way to experts and back, over the link's rate
+    "routing": (0.7, 0.5, 0.7),  # milliseconds of the host for one mixture with full recompute
 }
+MIXTURE = ("grouped", "exchange", "routing")
 FITTED: Rule = {name: fitted for name, (_, _, fitted) in CONSTANTS.items()}
 _HOST_LINK = 8e9  # bytes a second of a device's share of PCIe 3.0 x16, both ways at once
 
@@ -55,12 +61,36 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Dense configurations; every number may be an array of one length.
+class Kernels:
+    """How layers are computed: in fp8, with fused attention, with sequence parallelism (1 or 0 each).
 
-    `shape` is layers, hidden, matrices of a layer (parameters), vocabulary, heads; `degrees` is data, tensor,
-    pipeline, chunks of each stage, context. `recompute` is the forward passes done again: 0, a part, or 1.
-    `offloads` is 1 where kept activations go to the host's memory; `gradient_bytes` is of one gradient sent.
+    `recompute` is the forward passes done again: 0, a part, or 1.
+    """
+
+    fp8: Numbers
+    flash: Numbers
+    recompute: Numbers
+    sequence_parallel: Numbers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixture:
+    """Gated experts of each layer, those of them that a token passes, hidden units of one, and the data
+    replicas that share them out. Zero experts: a dense network."""
+
+    count: Numbers = 0.0
+    active: Numbers = 0.0
+    width: Numbers = 0.0
+    degree: Numbers = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Configurations; every number may be an array of one length.
+
+    `shape` is layers, hidden, matrices of a layer (parameters, without experts), vocabulary, heads; `degrees`
+    is data, tensor, pipeline, chunks of each stage, context. `host` is 1 where kept activations go to the
+    host's memory, and bytes of one gradient sent.
     """
 
     shape: tuple[Numbers, Numbers, Numbers, Numbers, Numbers]
@@ -69,11 +99,9 @@ class Config:
     accumulation: Numbers
     degrees: tuple[Numbers, Numbers, Numbers, Numbers, Numbers]
     rates: Rates
-    fp8: Numbers
-    flash: Numbers
+    kernels: Kernels
     zero: Numbers
-    recompute: Numbers
-    sequence_parallel: Numbers
+    mixture: Mixture = Mixture()
     host: tuple[Numbers, Numbers] = (0.0, 2.0)  # offloads, gradient_bytes
 
     @property
@@ -83,9 +111,16 @@ class Config:
 
     @property
     def held(self) -> Numbers:
-        """Parameters of one device's share before data parallelism shards them."""
+        """Parameters of one device's share before data parallelism shards them, without experts."""
         layers, hidden, matrices, vocabulary, _ = self.shape
         return (layers * matrices + vocabulary * hidden) / (self.degrees[1] * self.degrees[2])
+
+    @property
+    def held_experts(self) -> Numbers:
+        """The same of experts; the data replicas over `mixture.degree` hold equal ones."""
+        mixture = self.mixture
+        each = 3 * self.shape[1] * mixture.width * mixture.count / mixture.degree
+        return self.shape[0] * each / self.degrees[2]
 
     @property
     def devices(self) -> Numbers:
@@ -101,16 +136,16 @@ def step_seconds(config: Config, rule: Rule = FITTED) -> Numbers:
 
 def step_terms(config: Config, rule: Rule = FITTED) -> dict[str, Numbers]:
     """Seconds by term; their sum is the step."""
-    layer, head = _layer(config, rule), _head(config, rule)
+    layer, head = _layer(config, rule) | _mixture(config, rule), _head(config, rule)
     data, tensor, pipeline, chunks, _ = config.degrees
     each = config.shape[0] / pipeline
     device = sum(layer.values())
     # The host queues kernels while the device works: the slower of the two is felt.
-    passes = (3 + config.recompute) / 4
-    launch = np.exp(rule["launch"]) * 1e-3 * passes
+    passes = (3 + config.kernels.recompute) / 4
+    host = np.exp(rule["launch"]) + np.exp(rule["routing"]) * (config.mixture.count > 0)
     # All of a group wait for its last at each collective.
     layer["latency"] = np.exp(rule["latency"]) * 1e-3 * passes * (tensor - 1)
-    felt = _slower(device, launch, 4) + layer["latency"]
+    felt = _slower(device, host * 1e-3 * passes, 4) + layer["latency"]
     device = device + layer["latency"]
     count = each * config.accumulation
     terms = {name: seconds * count for name, seconds in layer.items()}
@@ -122,7 +157,8 @@ def step_terms(config: Config, rule: Rule = FITTED) -> dict[str, Numbers]:
     terms["bubble"] = (pipeline - 1) / chunks * each * felt
     terms |= _between(config, rule, compute)
     shared = np.where(np.asarray(config.zero) > 0, data, 1)
-    terms["optimiser"] = 20 * config.held / shared / config.rates.memory * np.exp(rule["optimiser"])
+    updated = config.held / shared + config.held_experts / np.maximum(shared / config.mixture.degree, 1)
+    terms["optimiser"] = 20 * updated / config.rates.memory * np.exp(rule["optimiser"])
     # Kept inputs of layers go to the host and come back.
     moved = config.host[0] * count * config.tokens * config.shape[1] * 4
     terms["offload"] = moved / _HOST_LINK * np.exp(rule["offload"])
@@ -132,26 +168,59 @@ def step_terms(config: Config, rule: Rule = FITTED) -> dict[str, Numbers]:
 def _layer(config: Config, rule: Rule) -> dict[str, Numbers]:
     """Seconds of one layer's passes over one micro-batch, were the host infinitely fast."""
     _, hidden, matrices, _, heads = config.shape
-    tensor, rates = config.degrees[1], config.rates
-    tokens, passes = config.tokens, 3 + config.recompute
-    flash = np.asarray(config.flash) > 0
+    tensor, rates, kernels = config.degrees[1], config.rates, config.kernels
+    tokens, passes = config.tokens, 3 + kernels.recompute
+    flash = np.asarray(kernels.flash) > 0
     base = np.exp(_inefficiency(config, rule)) / rates.flops
     fused = np.exp(rule["attention"] + rule["attention_newer"] * rates.newer)
     # Fused kernels skip the half of the scores that is masked.
     scores = 2 * np.where(flash, fused, 2) * config.sequence * hidden * tokens / tensor
     whole = np.where(flash, 0, config.micro_batch * heads / tensor * config.sequence**2 * 16)
     # Without sequence parallelism norms and dropouts are done by all.
-    split = np.where(np.asarray(config.sequence_parallel) > 0, tensor, np.sqrt(tensor))
+    split = np.where(np.asarray(kernels.sequence_parallel) > 0, tensor, np.sqrt(tensor))
     passed = (tokens * hidden * 60 / split + whole) * passes / 3
-    sent = tokens * hidden * 4 * (4 + 2 * (config.recompute > 0.9)) * (tensor - 1) / tensor
+    sent = tokens * hidden * 4 * (4 + 2 * (kernels.recompute > 0.9)) * (tensor - 1) / tensor
     inside = np.exp(rule["tensor"]) / rates.scale_up
     across = np.exp(rule["across"]) / (rates.network * rates.node)
-    products = 2 * matrices * tokens / tensor * np.exp(rule["fp8"] * config.fp8)
+    products = 2 * matrices * tokens / tensor * np.exp(rule["fp8"] * kernels.fp8)
     return {
         "matrices": passes * products * base * _idle(config, rule),
         "attention": passes * scores * base,
         "elementwise": passed / rates.memory * np.exp(rule["elementwise"]),
         "tensor_parallel": sent * np.where(tensor <= rates.domain, inside, across),
+    }
+
+
+def _mixture(config: Config, rule: Rule) -> dict[str, Numbers]:
+    """Seconds of one mixture's passes over one micro-batch: grouped products, rows sorted, rows exchanged."""
+    mixture, rates, kernels = config.mixture, config.rates, config.kernels
+    if not np.any(np.asarray(mixture.count) > 0):
+        return {}
+    hidden, tensor, passes = config.shape[1], config.degrees[1], 3 + kernels.recompute
+    rows = config.tokens / tensor * mixture.active
+    matrices = 3 * hidden * mixture.width
+    here = np.maximum(mixture.count / mixture.degree, 1e-9)  # experts that a process keeps
+    slow = rule["gemm"] + rule["tuned"] * rates.tuned + rule["grouped"] + rule["fp8"] * kernels.fp8
+    # Tiles are 128 rows high: of each expert's last one half is empty, on average.
+    tiles = 1 + 64 * here / np.maximum(rows, 1)
+    narrow = np.exp(rule["narrow"]) * 1024 / np.maximum(mixture.width, 1)
+    idle = tiles + np.exp(rule["small"]) * 2048 / np.maximum(rows, 1) + narrow
+    products = 2 * matrices * rows * np.exp(slow) / rates.flops * idle
+    # Each expert's weights are read whatever the rows.
+    read = 2 * matrices * here / rates.memory
+    # Gathered by expert, put back, weighed: 16 bytes a value and pass beside the products' own.
+    passed = 16 * rows * hidden * passes / rates.memory * np.exp(rule["elementwise"])
+    # Two values' bytes of each row leave for its expert and come back, forward and backward.
+    sent = 2 * rows * hidden * (4 + 2 * (kernels.recompute > 0.9))
+    near = np.minimum(mixture.degree, np.maximum(rates.domain, 1))
+    inside = sent * (near - 1) / mixture.degree / rates.scale_up
+    across = sent * (mixture.degree - near) / mixture.degree / rates.network
+    is_mixed = np.asarray(mixture.count) > 0
+    return {
+        "experts": np.where(is_mixed, passes * _slower(products, read, 4), 0.0),
+        "dispatch": np.where(is_mixed, passed, 0.0),
+        # Both kinds of link work at the same time.
+        "expert_exchange": np.where(is_mixed, np.maximum(inside, across) * np.exp(rule["exchange"]), 0.0),
     }
 
 
@@ -183,7 +252,8 @@ def _between(config: Config, rule: Rule, compute: Numbers) -> dict[str, Numbers]
     # Slices of one node send at the same time; each ring has its share of the node's adapters.
     outside = np.minimum(rates.scale_up, rates.network * rates.node / np.minimum(tensor, rates.node))
     link = np.where(config.devices <= rates.domain, rates.scale_up, outside)
-    once = 2 * config.held * (ranks - 1) / ranks / link
+    alike = np.maximum(ranks / config.mixture.degree, 1)  # replicas of each expert
+    once = 2 * (config.held * (ranks - 1) / ranks + config.held_experts * (alike - 1) / alike) / link
     plain = 2 * once * (config.host[1] + 2) / 4 * np.exp(rule["data"])
     # Fully sharded: gathered for both passes of every micro-batch and scattered back, under computation.
     sharded = _slower(compute, 3 * config.accumulation * once * np.exp(rule["gathers"]), 2) - compute

@@ -50,7 +50,11 @@ class Batches(Protocol):
 
 
 class Stopped(Exception):  # noqa: N818 (asked for, not an error)
-    """The run was asked to stop, wrote its checkpoint, and can be resumed."""
+    """The run was asked to stop, wrote its checkpoint, and can be resumed. `so_far` is what it came to."""
+
+    def __init__(self, text: str, so_far: Run) -> None:
+        super().__init__(text)
+        self.so_far = so_far
 
 
 @dataclass(kw_only=True, slots=True)
@@ -216,18 +220,18 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             if (save or stop) and at.step < job.steps and status == "ok":
                 with watch.slow():
                     checkpoints.save(at.step, counters(), metrics.sync if metrics else None)
-                    if stop:
-                        checkpoints.wait()
                 saved_at = time.monotonic()
                 if stop:
-                    raise Stopped(f"{job.name} stopped at step {at.step} of {job.steps}")
+                    break
         with watch.slow():
             checkpoints.wait()
-        totals = counters()
-    peaks = memory_peaks(ranks.device)
-    joules, estimated, peak = ranks.sum([totals["joules"], totals["estimated_joules"], peaks["peak_bytes"]])
+        totals = counters() | memory_peaks(ranks.device)
+    *joules, peak = ranks.sum([totals[key] for key in ("joules", "estimated_joules", "peak_bytes")])
     ranks.barrier()
-    return _summary(model, job, status, totals | {"peak_bytes": peak}, meter.energy(joules, estimated))
+    run = _summary(model, job, status, totals | {"peak_bytes": peak}, meter.energy(*joules))
+    if at.step < job.steps and status == "ok":
+        raise Stopped(f"{job.name} stopped at step {at.step} of {job.steps}", run)
+    return run
 
 
 def evaluate(model: nn.Module, objective: Objective, layout: Layout) -> dict[str, float]:

@@ -6,6 +6,7 @@ network is down, is warned of once and never stops or slows a run. The horizonta
 """
 
 import importlib.util
+import math
 import os
 import queue
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stepladder.errors import TrainError, did_you_mean
-from stepladder.records import Plan, to_json
+from stepladder.records import to_json
 from stepladder.store import read_json, write_json
 
 TRACKERS_VARIABLE, PROJECT_VARIABLE = "STEPLADDER_TRACKERS", "STEPLADDER_PROJECT"
@@ -201,14 +202,25 @@ def wanted_trackers(names: Sequence[str] | None = None) -> list[str]:
     return wanted
 
 
+def name_trackers(names: Sequence[str] | None) -> None:
+    """Name the trackers of the processes that this one starts, where the user named any.
+
+    Raises:
+        TrainError: one is not known or not installed.
+    """
+    if names:
+        os.environ[TRACKERS_VARIABLE] = ",".join(wanted_trackers(names))
+
+
 class Trackers:
     """All trackers of one run, from the start of a context to its end. Ranks other than 0 name none."""
 
-    def __init__(self, names: Sequence[str], folder: Path, plan: Plan) -> None:
+    def __init__(self, names: Sequence[str], folder: Path, run_name: str, config: Any) -> None:
+        """`config` is the noun that says how the run is made: a plan, or a tuning job."""
         path = folder / IDS_FILE
         ids = read_json(path) if names and path.exists() else {}
         self._feeds = [_Feed(name, folder, ids) for name in names]
-        self._plan, self._logged_at = plan, 0.0
+        self._run_name, self._config, self._logged_at = run_name, dict(_flat("", to_json(config))), 0.0
         self._summary: Mapping[str, Any] = {}
 
     def log(self, record: Record) -> None:
@@ -217,7 +229,8 @@ class Trackers:
         if not self._feeds or ("heldout_loss" not in record and now - self._logged_at < _SECONDS_BETWEEN):
             return
         self._logged_at = now
-        numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
+        # What is not finite is null in metrics.jsonl: no number there, none here.
+        numbers = {key: value for key, value in record.items() if _is_number(value)}
         for feed in self._feeds:
             feed.put((int(record["tokens"]), numbers))
 
@@ -226,9 +239,8 @@ class Trackers:
         self._summary = summary
 
     def __enter__(self) -> "Trackers":
-        config = dict(_flat("", to_json(self._plan)))
         for feed in self._feeds:
-            feed.start(self._plan.name, config)
+            feed.start(self._run_name, self._config)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -281,6 +293,10 @@ class _Feed:
         if not self._is_told:
             self._is_told = True
             print(f"warning: no more records for {self._name} ({reason}); training goes on", file=sys.stderr)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -99,7 +99,7 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
         faults=FaultPolicy(skips_spikes=True),
     )
     work = _work(plan, ranks, "fp32_medium" if fast_fp32 else "fp32")
-    with Trackers(wanted_trackers() if ranks.rank == 0 else [], out, plan) as trackers:
+    with Trackers(wanted_trackers() if ranks.rank == 0 else [], out, plan.name, plan) as trackers:
         gauges = Gauges(work=work, on_record=trackers.log)
         run = train(model, objective, batches, replace(job, gauges=gauges))
         trackers.finish(to_json(run))

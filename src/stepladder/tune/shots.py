@@ -20,8 +20,9 @@ import torch
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.export import find_tokenizer
-from stepladder.models.generate import generate_many, score_continuations
+from stepladder.models.generate import generate_many
 from stepladder.models.hf import load_folder
+from stepladder.models.score import score_choices
 from stepladder.models.transformer import Transformer
 from stepladder.progress import Progress
 from stepladder.store import DONE_FILE, read_json, write_json, write_text
@@ -156,15 +157,10 @@ def _chooser(
     names = [reader.encode(answer_of(Example(text="", targets=(c,), group=""), task.kind)) for c in choices]
     before, _, behind = parts_of(Example(text="", targets=(), group=""), task.kind)
     empty = [*reader.begin, *shots, *reader.encode(before + behind)]
-    prior = torch.tensor(
-        [nats for nats, _ in score_continuations(reader.network, [(empty, n) for n in names])]
-    )
     usual = statistics.mean(len(example.targets) for example in task.train)
 
     def rows(prompts: Sequence[list[int]]) -> list[dict[str, Any]]:
-        pairs = [(prompt, name) for prompt in prompts for name in names]
-        nats = torch.tensor([one for one, _ in score_continuations(reader.network, pairs)])
-        gains = nats.view(len(prompts), len(names)) - prior
+        gains = score_choices(reader.network, prompts, names, neutral=empty)
         return [_chosen(task.kind, choices, gain, usual) for gain in gains]
 
     return rows

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,14 +26,15 @@ from torch import nn
 from stepladder.errors import StepladderError, TaskError
 from stepladder.models.export import read_shape, weights_folder
 from stepladder.models.hf import load_folder, random_network
-from stepladder.records import Layout, Recipe, from_json, to_json
+from stepladder.records import Layout, Recipe, Run, from_json, to_json
 from stepladder.store import DONE_FILE, read_json, write_json, write_text
 from stepladder.train.choices import usual_attention
-from stepladder.train.loop import Job, Stopped, train
+from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.metrics import METRICS_FILE, last_line
 from stepladder.train.objective import Objective
 from stepladder.train.parallel import Ranks
 from stepladder.train.settle import use_fast_fp32
+from stepladder.train.trackers import Trackers, wanted_trackers
 from stepladder.train.worker import end_with_owner
 from stepladder.tune.adapters import Adapter, Part, adapter_for
 from stepladder.tune.batches import TaskBatches
@@ -104,20 +105,27 @@ def run_job(job: TuneJob, task: Encodings, stop: threading.Event, on_step: Calla
         "trained_params": sum(p.numel() for p in trained.parameters() if p.requires_grad),
         "params": sum(parameter.numel() for _, parameter in nn.Module.named_parameters(model)),
     }
-    status = "ok" if keeper.is_exhausted() else _train(trained, objective, batches, keeper, (job, on_step))
-    if status != "ok" and not keeper.history():
-        raise TaskError(
-            f"{job.method} tuning with seed {job.seed} failed", got=status, next_command="--rate 0.3 or lower"
-        )
-    best = keeper.restore(trained)
-    if isinstance(trained, LinearProbe):
-        trained.fold_into(model)
-    merge_lora(model.network)
-    write_outcome(model.eval(), task, out)
-    result = {"method": METHODS[job.method], "seed": job.seed, "status": status}
-    result |= {"seconds": round(setup_seconds + last_line(out / METRICS_FILE)["seconds"], 3)}
-    result |= {"dev_metric": adapter.metric, "dev_score": best.score, "dev_loss": -best.negative_loss}
-    write_json(out / DONE_FILE, result | counts)
+    out.mkdir(parents=True, exist_ok=True)
+    with Trackers(wanted_trackers(), out, f"{Path(job.task).name}-{job.method}-{job.seed}", job) as trackers:
+        hear = (on_step, trackers.log)
+        run = None if keeper.is_exhausted() else _train(trained, objective, batches, keeper, (job, *hear))
+        status = run.status if run else "ok"
+        if status != "ok" and not keeper.history():
+            what = f"{job.method} tuning with seed {job.seed} failed"
+            raise TaskError(what, got=status, next_command="--rate 0.3 or lower")
+        best = keeper.restore(trained)
+        if isinstance(trained, LinearProbe):
+            trained.fold_into(model)
+        merge_lora(model.network)
+        write_outcome(model.eval(), task, out)
+        result = {"method": METHODS[job.method], "seed": job.seed, "status": status}
+        result |= {"seconds": round(setup_seconds + last_line(out / METRICS_FILE)["seconds"], 3)}
+        result |= {"dev_metric": adapter.metric, "dev_score": best.score, "dev_loss": -best.negative_loss}
+        if run:
+            spent = to_json(run)
+            result |= {key: spent[key] for key in ("joules", "energy_source", "peak_bytes")}
+        write_json(out / DONE_FILE, result | counts)
+        trackers.finish(result | counts)
 
 
 def _train(
@@ -125,20 +133,24 @@ def _train(
     objective: Objective,
     batches: TaskBatches | FeatureBatches,
     keeper: BestKeeper,
-    what: tuple[TuneJob, Callable[..., None]],
-) -> str:
-    """Run the training loop to its end, or to the end of patience; the run's status."""
-    job, on_step = what
+    what: tuple[TuneJob, Callable[..., None], Callable[..., None]],
+) -> Run:
+    """Run the training loop to its end, or to the end of patience; what it came to.
+
+    `what` is the job, who hears of its steps and who of its records.
+    """
+    job, on_step, on_record = what
 
     def hear(step: int, _: int, loss: float) -> None:
         on_step(step, step * batches.batch_examples, loss)
 
+    told = replace(loop_job(job, batches, keeper.stop, hear), gauges=Gauges(on_record=on_record))
     try:
-        return train(model, objective, batches, loop_job(job, batches, keeper.stop, hear)).status
-    except Stopped:
+        return train(model, objective, batches, told)
+    except Stopped as stopped:
         if not keeper.is_exhausted():
             raise
-        return "ok"
+        return stopped.so_far
 
 
 def loop_job(

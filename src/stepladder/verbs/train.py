@@ -1,7 +1,6 @@
 """`stepladder train`: a plan and a folder in; a trained run in that folder out."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,14 +42,13 @@ def train(
     from stepladder.launch.process import finished_run, read_plan, stop_on_signals
     from stepladder.launch.slurm import emit as emitted
     from stepladder.train.metrics import METRICS_FILE, last_line
-    from stepladder.train.trackers import TRACKERS_VARIABLE, wanted_trackers
+    from stepladder.train.trackers import name_trackers
 
     wanted = read_plan(plan)
     if emit:
         print(emitted(emit, wanted, plan, out), end="")
         return 0
-    if tracker:
-        os.environ[TRACKERS_VARIABLE] = ",".join(wanted_trackers(tracker))
+    name_trackers(tracker)
     choices = choices_of(wanted, out) if explain else {}
     if not json_output:
         print(

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
@@ -45,6 +45,7 @@ def tune(
     ] = 0,
     shots: Annotated[bool, Parameter(help="Also ask a decoder as it is, without and with examples.")] = True,
     workers: Annotated[int, Parameter(help="Processes side by side (0: one a core).")] = 0,
+    tracker: Annotated[list[str] | None, Parameter(help="trackio, wandb, tensorboard or mlflow.")] = None,
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what it is going to cost.")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="", help="One JSON object a task.")] = False,
 ) -> int:
@@ -52,8 +53,8 @@ def tune(
 
     Each kind of task has its own head, prompt and score (docs/tune.md). The best weights on dev are kept.
     """
+    from stepladder.train.trackers import name_trackers
     from stepladder.tune.run import TuneOptions, check_options, tune_task, usable_cores
-    from stepladder.tune.suite import cost_lines
 
     options = TuneOptions(
         methods=tuple(methods or ("full", "scratch")),
@@ -64,13 +65,12 @@ def tune(
         lora_alpha=lora_alpha,
     )
     check_options(options)
+    name_trackers(tracker)
     tasks = _tasks(model, task, (kind, columns), examples)
     workers, runs = workers or usable_cores(), len(options.methods) * options.seeds
     _announce(tasks, runs)
     if dry_run or len(tasks) > 1:
-        how = {"runs": runs, "epochs": epochs, "workers": workers}
-        for line in cost_lines(model, tasks, tokenizer, **how):
-            print(line, file=sys.stdout if dry_run else sys.stderr)
+        _tell_cost(model, tasks, tokenizer, (runs, epochs, workers), sys.stdout if dry_run else sys.stderr)
     for one in () if dry_run else tasks:
         folder = (out or Path("tune")) / one.name if out is None or len(tasks) > 1 else out
         tune_task(model, one, folder, tokenizer=tokenizer, options=options, workers=workers, quiet=json_)
@@ -85,6 +85,17 @@ def _ask(folder: Path, model: Path, tokenizer: Path | None, quiet: bool) -> None
     from stepladder.tune.shots import write_shots
 
     write_shots(folder, model, tokenizer=tokenizer, quiet=quiet)
+
+
+def _tell_cost(
+    model: Path, tasks: "Sequence[Task]", tokenizer: Path | None, how: tuple[int, int, int], file: TextIO
+) -> None:
+    """Tokens and seconds before anything is started; `how` is runs, epochs and workers."""
+    from stepladder.tune.suite import cost_lines
+
+    runs, epochs, workers = how
+    for line in cost_lines(model, tasks, tokenizer, runs=runs, epochs=epochs, workers=workers):
+        print(line, file=file)
 
 
 def _announce(tasks: "Sequence[Task]", runs: int) -> None:
