@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
-from stepladder.models.generate import score_continuations
 from stepladder.models.hf import load_folder
+from stepladder.models.score import score_continuations
 from stepladder.records import from_json
 from stepladder.store import DONE_FILE, write_json
 from stepladder.train.loop import Stopped
