@@ -130,40 +130,6 @@ def test_json_is_one_object_on_stdout(climbed: tuple[Path, str]) -> None:
     assert {score["quantity"] for score in value["scores"]} == {"loss_bits_per_byte", "seconds"}
 
 
-@pytest.mark.slow
-def test_tasks_are_forecast_before_the_target_starts_and_told_after(
-    climbed: tuple[Path, str], tmp_path: Path
-) -> None:
-    folder, _ = climbed
-    copy = tmp_path / "demo"
-    subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
-    words = ["eval", str(copy), "--task", "docstring-topic", "--probes", "answers", "frozen"]
-    command = [sys.executable, "-m", "stepladder", *words]
-    late = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "the target had started before they were probed" in late.stdout
-    assert not (copy / "task_forecast.json").exists()
-    with (copy / "task_probes.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert {"target", "r01"} <= {row["run"] for row in rows}
-    assert {"gold answers", "frozen features"} == {row["method"] for row in rows}
-
-    subprocess.run(
-        ["rm", "-rf", str(copy / "target@1"), str(copy / "tune"), str(copy / "export")], check=True
-    )
-    subprocess.run(command, capture_output=True, text=True, check=True)
-    frozen = read_json(copy / "task_forecast.json")["forecasts"]
-    assert [item["loss_unit"] for item in frozen] == ["answer_bits_per_byte", "accuracy"]
-    assert all(is_intact(from_json(Forecast, item)) for item in frozen)
-    value = json.loads(demo(copy, "--json").stdout)
-    assert [item["fingerprint"] for item in value["task_forecasts"]] == [
-        item["fingerprint"] for item in frozen
-    ]
-    outcomes = read_json(copy / "task_forecast.outcome.json")
-    assert {score["run"]: score["outcome"] for score in value["task_scores"]} == outcomes
-    assert set(outcomes) == {item["run"] for item in frozen}
-    assert "Forecast before the target started" in (copy / "report.html").read_text()
-
-
 def test_another_brief_does_not_overwrite_a_climb(tmp_path: Path) -> None:
     path = tmp_path / "stepladder.toml"
 

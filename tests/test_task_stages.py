@@ -10,7 +10,7 @@ import pytest
 
 from stepladder.brief_nouns import Brief, DataBrief
 from stepladder.errors import StoreError
-from stepladder.eval.probed import GOLD_ANSWERS, Figure
+from stepladder.eval.probed import GOLD_ANSWERS, PROBES_FILE, Figure, probed_seconds
 from stepladder.laws.estimate import FitOptions
 from stepladder.laws.fit import fit_law
 from stepladder.laws.registry import find_forecasts, is_intact, record_outcomes, scored_of
@@ -20,7 +20,7 @@ from stepladder.models.shape import shape_for_width
 from stepladder.records import Derived, Law, Layout, Observation, Plan, Recipe
 from stepladder.report.task_forecasts import forecast_line, forecast_pieces
 from stepladder.stages import LOSS_UNIT, Climb
-from stepladder.task_stages import FORETOLD_FILE, PROBES_FILE, TaskProbe, _write_probes, foretell, probes_text
+from stepladder.task_stages import FORETOLD_FILE, TaskProbe, _write_probes, foretell, probes_text
 
 TESTS = 1_000
 
@@ -184,6 +184,7 @@ def test_probes_stand_in_one_table_that_keeps_rows_of_other_runs(tmp_path, probe
     lines = path.read_text().splitlines()
     assert lines[0].startswith("run,seed,params,nonembed_params,tokens,flops,loss_bits_per_byte,task,method,")
     assert len(lines) == 1 + len(probes)
+    assert probed_seconds(tmp_path) == len(probes)
     target = run_of("target", *TARGET, 99)
     _write_probes(path, [TaskProbe(run=target, figure=figure) for figure in figures_of_run(target, 99)])
     _write_probes(path, probes)

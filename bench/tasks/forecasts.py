@@ -12,6 +12,7 @@ The sigmoid has its four constants by least squares from many starts, its interv
 
 import argparse
 import math
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -77,7 +78,9 @@ def main() -> int:
         public()
     if options.out:
         own(options.out, options.seed)
-    print(f"{time.perf_counter() - started:.0f} s")
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    spent = sum(one.ru_utime + one.ru_stime for one in used)
+    print(f"{time.perf_counter() - started:.0f} s, of which {spent:.0f} CPU seconds of this call")
     return 0
 
 

@@ -15,6 +15,7 @@ from stepladder import __version__
 from stepladder.data.options import Cleaning, CorpusOptions, Dedup
 from stepladder.data.prepare import load_corpus, prepare_corpus
 from stepladder.errors import FingerprintError, PlanError, StoreError
+from stepladder.eval.probed import probed_seconds
 from stepladder.eval.table import TaskTable, task_table
 from stepladder.ladder.branches import share_recipes
 from stepladder.ladder.budget import HORIZON, PACKING, Speed, design_for, measure_speed
@@ -374,8 +375,10 @@ def _affordable_ladder(climb: Climb, corpus: Corpus, speed: Speed) -> tuple[Rung
 
 
 def _spent_seconds(climb: Climb, speed: Speed, observations: Sequence[Observation]) -> float:
-    """Wall time of the ladder as it counts against the budget."""
-    spent = sum(row.seconds for row in observations) / speed.workers / PACKING
+    """Wall time of the ladder, and of asking it about tasks, as it counts against the budget."""
+    spent = (
+        (sum(row.seconds for row in observations) + probed_seconds(climb.folder)) / speed.workers / PACKING
+    )
     share = climb.brief.budget.ladder_share * 3600 * (climb.brief.budget.hours or math.inf)
     if climb.patient and spent > share:
         climb.say(

@@ -16,7 +16,7 @@ import numpy as np
 
 from stepladder import __version__
 from stepladder.errors import LawError, StoreError
-from stepladder.eval.probed import GOLD_ANSWERS, Figure, figures_of
+from stepladder.eval.probed import GOLD_ANSWERS, PROBES_FILE, Figure, figures_of
 from stepladder.ladder.collect import LOSS_COLUMN, flag_bad, observe, usable
 from stepladder.launch.process import RUN_FILE
 from stepladder.laws.losslink import LinkedRuns, fit_loss_link, forecast_linked
@@ -42,7 +42,7 @@ from stepladder.tune.probing import (
 from stepladder.tune.tasks import Task, read_task
 from stepladder.units import format_seconds
 
-PROBES_FILE, TASKS, TARGET = "task_probes.csv", "tasks", "target@1"
+TASKS, TARGET = "tasks", "target@1"
 # Of the ladder's core-seconds.
 SHARE = 0.1
 # Metrics that lie between nothing and the whole, with the whole; others are linked as losses are.

@@ -3,12 +3,15 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from stepladder.cli import main
 from stepladder.errors import StoreError
+from stepladder.laws.registry import freeze, record_outcomes, write_forecasts
+from stepladder.records import Forecast, Interval
 from stepladder.report.build import build_report
 from stepladder.report.page import render_page
 from stepladder.report.parts import read_parts
@@ -288,3 +291,24 @@ def test_the_equation_is_that_of_the_form():
     joined = _equation("coupled", {**terms, "kappa": 0.7})
     assert "<sup>1/0.7</sup>" in joined
     assert joined.endswith("]<sup>0.7</sup>")
+
+
+def test_forecasts_of_tasks_stand_beside_their_outcomes(climb):
+    path = climb / "task_forecast.json"
+    said = Forecast(
+        run="target kinds, gold answers",
+        params=1e6,
+        tokens=1e7,
+        loss=Interval(value=2.0, low80=1.9, high80=2.1, low95=1.85, high95=2.15),
+        loss_unit="answer_bits_per_byte",
+    )
+    refused = replace(said, run="target kinds, zero-shot", status="refused", reason="at <chance>")
+    write_forecasts(path, [freeze(said), freeze(refused)])
+    record_outcomes(path, {said.run: 2.12})
+    text = " ".join(Reader(render_page(read_parts(climb))).text)
+    assert "kinds, gold answers" in text
+    assert "95\u00a0% only" in text
+    assert "kinds, zero-shot: refused; at <chance>" in text
+    assert any("0 of 1 outcomes inside the 80 %" in line for line in build_report(climb).headlines)
+    path.write_text("{")
+    assert "task_forecast.json cannot be used" in render_page(read_parts(climb))

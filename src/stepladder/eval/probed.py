@@ -4,6 +4,7 @@ The folder is what `tune.probing` writes: a tuned folder without weights, and an
 answers cost the network (nats, bytes).
 """
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from stepladder.eval.text_baselines import text_baselines
 from stepladder.eval.verdict import BLIND
 from stepladder.store import read_json
 
-ANSWERS_FILE, GOLD_ANSWERS = "answers.json", "gold answers"
+ANSWERS_FILE, PROBES_FILE, GOLD_ANSWERS = "answers.json", "task_probes.csv", "gold answers"
 _Z95 = 1.959964
 
 
@@ -81,6 +82,15 @@ def figures_of(folder: Path) -> list[Figure]:
     methods = read_methods(folder, gold, kind)
     chance = _chance(task, metric) if methods else math.nan
     return figures + [figure(method, metric, runs, chance) for method, runs in methods.items()]
+
+
+def probed_seconds(climb: Path) -> float:
+    """Core-seconds that probing has taken in a climb's folder so far."""
+    path = climb / PROBES_FILE
+    if not path.exists():
+        return 0.0
+    with path.open(encoding="utf-8", newline="") as file:
+        return sum(float(row["seconds"] or 0) for row in csv.DictReader(file))
 
 
 def _estimate(measures: Sequence[Measure]) -> tuple[float, float]:

@@ -36,8 +36,8 @@ LEAST_TESTS, MOST_TESTS = 150, 1_000
 _TRAIN, _DEV, _SAMPLE = 1000, 200, 100
 # A pass forward is a third of a training step's work. Start of a process; loading and writing of a step.
 _FORWARD, _START_SECONDS, _STEP_SECONDS = 3.0, 4.0, 0.3
-# How often a text is read: written answers are made token by token, in a batch.
-_WRITTEN_PASSES = 3.0
+# Ratings that are offered; how much more a written token costs than one that is read in a row.
+_RATINGS, _WRITTEN_PASSES = 5, 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,15 +186,16 @@ def _costs(task: Task, tokenizer: Path, shape: Shape) -> dict[str, tuple[float, 
         )
 
     sample: Sequence[Example] = task.test[:_SAMPLE]
+    context = shape.context_tokens
     prompt = mean([prompt_of(example, task.kind) for example in sample])
-    whole = min(prompt + mean([answer_of(example, task.kind) for example in sample]), shape.context_tokens)
-    labels = len(task.labels) or 5
-    shown = min(whole + shape.context_tokens / 2, shape.context_tokens)
-    passes = labels if task.kind in _HEADED else _WRITTEN_PASSES
+    answer = mean([answer_of(example, task.kind) for example in sample])
+    whole, shown = min(prompt + answer, context), min(prompt + context / 2, context)
+    # A prompt is read once for all of its choices.
+    said = answer * (len(task.labels) or _RATINGS) if task.kind in _HEADED else answer * _WRITTEN_PASSES
     learned = min(_TRAIN, len(task.train)) + min(_DEV, len(task.dev))
     return {
         ANSWERS: (0.0, whole),
-        SHOTS: (0.0, passes * (whole + shown)),
+        SHOTS: (0.0, prompt + shown + 2 * said),
         FROZEN: (learned * whole, whole),
         FULL: (_FORWARD * EPOCHS[FULL] * learned * whole, whole),
     }

@@ -72,9 +72,10 @@ def eval(
 
 def _ask(folder: Path, tasks: list[str], how: tuple[Sequence[str], float], json_: bool) -> int:
     from stepladder.brief import load_brief
+    from stepladder.eval.probed import PROBES_FILE
     from stepladder.records import to_json
     from stepladder.stages import EXAMPLE, Climb
-    from stepladder.task_stages import PROBES_FILE, probe_again, probes_text
+    from stepladder.task_stages import probe_again, probes_text
     from stepladder.tune.examples import EXAMPLE_TASKS
     from stepladder.tune.probing import USUAL_STEPS
 
