@@ -71,10 +71,10 @@ def published(folder: Path, *, mixtures: bool = False) -> Table:
     )
 
 
-def fit(table: Table) -> Rule:
+def fit(table: Table, start: np.ndarray = BEFORE) -> Rule:
     """Least rounded error and prior, by damped Gauss-Newton steps over reweighted rows; no chance in it."""
-    config, x, damping = config_of(table.rows), BEFORE.copy(), 1e-3
-    weight = ROWS_OF_A_SOURCE / np.array([np.sum(table.sources == one) for one in table.sources])
+    config, x, damping = config_of(table.rows), start.copy(), 1e-3
+    weight = _weights(table)
     cost = _cost(config, table.logs, weight, x)
     for _ in range(30):
         logs = np.log(step_seconds(config, _rule(x)))
@@ -94,6 +94,23 @@ def fit(table: Table) -> Rule:
         if gained < 1e-6 * cost:
             break
     return _rule(x)
+
+
+def _weights(table: Table) -> np.ndarray:
+    return ROWS_OF_A_SOURCE / np.array([np.sum(table.sources == one) for one in table.sources])
+
+
+def show_starts(table: Table, rule: Rule) -> None:
+    """Whether other starts of the fit end elsewhere."""
+    config, weight, found = config_of(table.rows), _weights(table), np.array(list(rule.values()))
+    random = np.random.default_rng(0)
+    moves = [DEVIATIONS, -DEVIATIONS, *(random.normal(size=len(BEFORE)) * DEVIATIONS for _ in range(4))]
+    ends = [np.array(list(fit(table, BEFORE + move).values())) for move in moves]
+    costs = [_cost(config, table.logs, weight, end) for end in [found, *ends]]
+    print(
+        f"  {len(ends)} other starts end at costs of {min(costs):.3f} to {max(costs):.3f}, "
+        f"constants at most {max(np.abs(end - found).max() for end in ends):.3f} from these"
+    )
 
 
 def _cost(config: Config, logs: np.ndarray, weight: np.ndarray, x: np.ndarray) -> float:
@@ -311,6 +328,7 @@ def main(folder: Path) -> None:
     rule = fit(table)
     print(f"{len(table.rows)} rows; constants of plan/steptime.py, fitted on all:")
     print("  " + ", ".join(f"{name} {value:.3f}" for name, value in rule.items()))
+    show_starts(table, rule)
     spread = fit_spread(table, rule)
     print("  " + ", ".join(f"{name} {getattr(spread, name):.3f}" for name in Spread.__slots__))
     show("6 N D at one share of the peak", naive(table), "", intervals=False)

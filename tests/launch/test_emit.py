@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +72,9 @@ def test_a_kubernetes_job_has_a_pod_for_each_node_and_goes_on_after_75(plan: Pla
     assert service["metadata"]["name"] == pod["subdomain"] == "my-plan"
     rule = spec["podFailurePolicy"]["rules"][0]
     assert ("Ignore", [75]) == (rule["action"], rule["onExitCodes"]["values"])
+    # The schema of 1.30 and later wants a status.
+    condition = spec["podFailurePolicy"]["rules"][1]["onPodConditions"][0]
+    assert {"type": "DisruptionTarget", "status": "True"} == condition
     container = pod["containers"][0]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     assert {"nvidia.com/gpu": 8} == container["resources"]["limits"]
@@ -170,3 +175,35 @@ def test_the_torchrun_command_trains_on_two_processes(make_plan, tmp_path: Path)
     )
     lines = (tmp_path / "job" / "run" / "metrics.jsonl").read_text().splitlines()
     assert (4, made.tokens) == (len(lines), json.loads(lines[-1])["tokens"])
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.32", "1.35"])
+def test_the_kubernetes_files_are_what_the_schema_asks(version: str, plan: Plan, tmp_path: Path) -> None:
+    yaml, schema = pytest.importorskip("yaml"), pytest.importorskip("kubernetes_validate")
+    _, path = emit_job("kubernetes", plan, tmp_path)
+    for document in yaml.safe_load_all(path.read_text()):
+        schema.validate(document, version, strict=True)
+
+
+_TWO_NODES = """
+import os, subprocess, sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+done = subprocess.run([sys.executable, sys.argv[1]], env={**os.environ, "RAY_ADDRESS": cluster.address})
+cluster.shutdown()
+sys.exit(done.returncode)
+"""
+
+
+@pytest.mark.slow
+def test_the_ray_program_trains_on_two_nodes(make_plan, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    made = from_json(Plan, read_json(make_plan(steps=6)))
+    two = replace(made, layout=Layout(processes=2, nodes=2, shard="ddp"))
+    _, path = emit_job("ray", two, tmp_path / "job")
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    subprocess.run([sys.executable, "-c", _TWO_NODES, path], env=environment, check=True, timeout=300)
+    run = read_json(tmp_path / "job" / "run" / "run.json")
+    assert 6 * made.recipe.batch_tokens == run["tokens"]

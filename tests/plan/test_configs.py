@@ -143,3 +143,15 @@ def test_steps_of_published_tables():
     assert len(errors) == 16
     # In-sample; bench/plan/steps.py has the figures with each source left out.
     assert statistics.mean(medians) < 0.11
+
+
+def test_rows_that_cannot_be_meant_are_named_by_line_in_one_error(tmp_path):
+    path = write(tmp_path / "configs.csv", ROW, {**ROW, "tp": "2.5", "dp": "25.6"}, {**ROW, "ga": "7.5"})
+    with path.open("a") as file:
+        file.write(",".join([*ROW.values(), "1", "2"]) + "\n")
+    with pytest.raises(PlanError) as told:
+        predict_configs(path)
+    text = str(told.value)
+    assert "line 3: dp = 25.6; line 3: tp = 2.5; line 5: 2 cells more than columns" in text
+    assert "line 2" not in text
+    assert "line 4" not in text

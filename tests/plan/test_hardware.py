@@ -54,7 +54,7 @@ def test_geforce_peaks_are_with_fp32_accumulation():
 def test_one_mi250x_is_two_devices_to_pytorch():
     device = find_device("mi250x")
     assert device.peaks["bf16"] == 383 / 2
-    assert (device.mem_bytes, device.tdp_watts, device.node.devices) == (64e9, 250, 8)
+    assert (device.mem_bytes, device.tdp_watts, device.node.devices) == (0.99 * 64 * 2**30, 250, 8)
     assert (device.links.memory, device.links.domain_devices) == (3277e9 / 2, 8)
 
 
@@ -208,3 +208,22 @@ def test_failures_are_those_of_eight_clusters():
     rate = failure_rate()
     assert rate.value == pytest.approx(4.25, abs=0.1)
     assert log_sd(rate) == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize(
+    ("device", "gib"),
+    # What torch names as the total capacity of a card when memory runs out.
+    [
+        ("a100-sxm-80", 79.3),
+        ("a100-sxm-40", 39.5),
+        ("h100-sxm", 79.2),
+        ("v100-sxm2-16", 15.8),
+        ("rtx-4090", 23.68),
+        ("a30", 23.5),
+        ("t4", 14.75),
+        ("l40s", 44.5),
+        ("a10g", 22.2),
+    ],
+)
+def test_gigabytes_of_a_card_are_gibibytes_less_what_it_keeps(device, gib):
+    assert find_device(device).mem_bytes / 2**30 == pytest.approx(gib, rel=0.012)

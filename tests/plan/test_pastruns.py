@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from stepladder.errors import PlanError
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import shape_for_width
+from stepladder.plan.hardware import find_device
 from stepladder.plan.inputs import moved
 from stepladder.plan.pastruns import PastRun, read_past_run
 from stepladder.plan.prior import prior_loss_for
@@ -174,3 +176,14 @@ def test_a_run_moves_the_prior_and_narrows_it_near_by():
         loss=math.nan,
     )
     assert moved(law, [blind]) is law
+
+
+def test_a_device_of_ones_own_is_known(tmp_path):
+    own = replace(find_device("a100-sxm-80"), id="our-card", peaks={"bf16": 500.0, "fp32": 30.0})
+    log = torchtitan_json(tmp_path)
+    text = f"{log} device=our-card devices=2 batch_tokens={BATCH}"
+    run = read_past_run(text, {"shape": USUAL["shape"], "own": {"our-card": own}})
+    assert 2 * 500e12 == run.peak_flops
+    assert "our-card" == run.observation().notes["device"]
+    with pytest.raises(PlanError, match='device "our-card" is not in the catalogue'):
+        read_past_run(text, {"shape": USUAL["shape"]})

@@ -78,7 +78,13 @@ def test_making_the_hardware_counts_by_hours_of_its_life():
     # (150 + 2500 / 8) kg over 6 years at 85 %: .0104 kg an hour.
     assert found.value == pytest.approx((150 + 312.5) / (6 * 8_766 * 0.85) * 1e6)
     assert found.source == "catalogue"
-    assert "unpublished for this one" in embodied_carbon(find_device("rtx-4090"), hours).how
+    single = embodied_carbon(find_device("rtx-4090"), hours)
+    assert "unpublished for this one" in single.how
+    # Between the card alone and a half of a server, and an A100 stands in: a factor of two either way.
+    assert "that of a desktop is unpublished" in single.how
+    assert single.low == pytest.approx(150 / 2 / (6 * 8_766 * 0.85) * 1e6)
+    assert single.high == pytest.approx((150 + 1_250) * 2 / (6 * 8_766 * 0.85) * 1e6)
+    assert "desktop" not in found.how
 
 
 def test_bloom_embodied_share_is_near_its_report():

@@ -7,9 +7,10 @@ layouts of one model; peaks move the memory of their own model.
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from stepladder.errors import PlanError
 from stepladder.plan.rowmemory import measured_factor, number, row_memory
@@ -18,6 +19,9 @@ from stepladder.plan.steprows import is_mixture, refusal
 from stepladder.store import write_text
 
 _REQUIRED = ("id", "hw", "gpus", "layers", "hidden", "heads", "seq", "gbs")
+# Engines allow a ragged last micro-batch, so that `ga` and `gbs` may be fractions; these may not.
+_WHOLE = ("gpus", "gpn", "layers", "hidden", "heads", "kv_heads", "dp", "tp", "pp", "vpp", "cp", "ep", "mbs")
+_MOST_SAID = 8
 # Odds of not fitting from which on a configuration is said not to fit: between .53 and .58 the answer to all
 # labelled rows is the same (bench/plan/memory.py).
 DOUBT = 0.55
@@ -87,9 +91,29 @@ def _rows(path: Path) -> list[dict[str, str]]:
                 raise PlanError(
                     f"{path} lacks columns", got="no " + ", ".join(missing), allowed=", ".join(_REQUIRED)
                 )
-            return [{key: value or "" for key, value in row.items() if key} for row in reader]
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PlanError(f"{path} cannot be read as CSV", got=str(error)) from error
+    if problems := [text for line, row in rows for text in _wrong_cells(line, row)]:
+        more = f"; and {len(problems) - _MOST_SAID} more" if len(problems) > _MOST_SAID else ""
+        raise PlanError(
+            f"{path} has rows that cannot be meant",
+            got="; ".join(problems[:_MOST_SAID]) + more,
+            allowed=f"a cell for each column at most, and whole numbers in {', '.join(_WHOLE)}",
+        )
+    return [{key: value or "" for key, value in row.items() if key} for _, row in rows]
+
+
+def _wrong_cells(line: int, row: Mapping[str | None, Any]) -> Iterator[str]:
+    if None in row:
+        yield f"line {line}: {len(row[None])} cells more than columns"
+    for name in _WHOLE:
+        try:
+            value = float(row.get(name) or 0)
+        except ValueError:
+            continue  # `refusal` says what is no number, row by row
+        if math.isfinite(value) and value != round(value):
+            yield f"line {line}: {name} = {value:g}"
 
 
 def _predict(

@@ -17,6 +17,12 @@ from stepladder.records import Derived
 _DATA = Path(__file__).parent / "data"
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "fp8")
+# Data sheets count chips, whose gigabytes are 2^30 bytes, and drivers keep some: torch is offered 79.3 GiB of
+# an A100's 80, 39.5 of 40, 15.8 of a V100's 16. Where error correction has no chips of its own it takes a
+# sixteenth: nvidia-smi shows 23,028 of an A10's 24,576 MiB, 46,068 of an L40S's 49,152 (modal-client #2797),
+# and torch is offered 14.75 GiB of a T4's 16, 44.5 of an L40S's 48.
+OFFERED, _OFFERED_WITH_ECC = 0.99, 0.925
+_ECC_IN_MEMORY = ("t4", "l4", "l40", "l40s", "a10", "a10g", "a40")
 # Rental prices move by tens of per cent in a year and no published series says which way: a judgement, said
 # in the `how` of every price it widens.
 _PRICE_LOG_SD_PER_YEAR, _ONE_OFFER_LOG_SD = 0.15, 0.4
@@ -51,7 +57,10 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """One device as PyTorch sees it. Peaks are dense, in TFLOP/s; what is unpublished is absent or NaN."""
+    """One device as PyTorch sees it. Peaks are dense, in TFLOP/s; what is unpublished is absent or NaN.
+
+    `mem_bytes` is what CUDA offers of the data sheet's gigabytes (`offered_bytes`).
+    """
 
     id: str
     name: str
@@ -103,6 +112,11 @@ def known_device(name: str, own: Mapping[str, Device] | None = None) -> Device |
 def catalogue() -> dict[str, Device]:
     """All devices by id."""
     return {row["id"]: _device(row) for row in _rows("hardware.csv")}
+
+
+def offered_bytes(gigabytes: float, device: str = "") -> float:
+    """Bytes that a process can have of a data sheet's gigabytes."""
+    return gigabytes * 2.0**30 * (_OFFERED_WITH_ECC if device in _ECC_IN_MEMORY else OFFERED)
 
 
 def device_of_name(name: str, memory_bytes: float) -> Device | None:
@@ -181,7 +195,7 @@ def _device(row: Mapping[str, str]) -> Device:
             for precision in _PRECISIONS
             if row[f"{precision}_tflops"]
         },
-        mem_bytes=float(row["mem_gb"]) * 1e9 * share,
+        mem_bytes=offered_bytes(float(row["mem_gb"]), row["id"]) * share,
         links=Links(
             memory=_number(row["mem_bw_gbs"]) * 1e9 * share,
             scale_up=_number(host.get("scale_up_gbs", "")) * 1e9 * share,

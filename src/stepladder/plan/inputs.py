@@ -70,8 +70,13 @@ def gather(folder: Path, sources: Sources, brief: Brief, shape: Shape | None = N
     law = law_from(law_path) if law_path else None
     own = folder / NAME if (folder / NAME).exists() else None
     notes = [f"read {path}" for path in (law_path, runs, text, own, *measured_in(folder)) if path]
-    hardware = brief.hardware
-    usual = {"shape": shape, "device": hardware.device, "devices": hardware.count * hardware.nodes}
+    hardware, overlay = brief.hardware, overlay_in(folder)
+    usual: dict[str, Any] = {
+        "shape": shape,
+        "device": hardware.device,
+        "devices": hardware.count * hardware.nodes,
+    }
+    usual["own"] = overlay.devices
     past = past_runs(sources.past, usual)
     notes += [run.line() for run in past]
     if law and law.refusal:
@@ -91,7 +96,7 @@ def gather(folder: Path, sources: Sources, brief: Brief, shape: Shape | None = N
             size_column=law.size_column if law else LIKE_DENSE,
             shape=shape,
             loss_from=_loss_from(law, law_path, past),
-            overlay=overlay_in(folder),
+            overlay=overlay,
         ),
         notes=notes,
     )

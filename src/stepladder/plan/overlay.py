@@ -23,7 +23,7 @@ from typing import Any
 
 from stepladder.errors import PlanError, did_you_mean
 from stepladder.plan.derive import exact, within
-from stepladder.plan.hardware import Device, Links, Node, aged_log_sd, catalogue, years_since
+from stepladder.plan.hardware import Device, Links, Node, aged_log_sd, catalogue, offered_bytes, years_since
 from stepladder.plan.measured import MEASURED_FILE, MeasuredStep, read_measured
 from stepladder.records import Derived
 
@@ -205,7 +205,7 @@ def _device(key: str, row: Mapping[str, Any]) -> Device:
         name=row.get("name", base.name if base and base.id == key else key),
         kind=row.get("kind", kind),
         peaks={**peaks, **_peaks(row)},
-        mem_bytes=row["mem_gb"] * 1e9 if "mem_gb" in row else mem_bytes,
+        mem_bytes=offered_bytes(row["mem_gb"], key) if "mem_gb" in row else mem_bytes,
         links=replace(
             links,
             memory=row["mem_bw_gbs"] * 1e9 if "mem_bw_gbs" in row else links.memory,

@@ -96,7 +96,10 @@ _WORDS = ("device", "devices", "count", "nodes", "batch_tokens", "config", "shap
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastRun:
-    """A run that somebody did. `seconds_per_token` is of all its devices; NaN: the log does not tell."""
+    """A run that somebody did. `seconds_per_token` is of all its devices; NaN: the log does not tell.
+
+    `peak_flops` are dense FLOP/s of its devices at its precision; NaN for a CPU.
+    """
 
     name: str
     params: float
@@ -107,19 +110,13 @@ class PastRun:
     loss: float
     layout: Layout = field(default_factory=Layout)
     device: str = ""
+    peak_flops: float = math.nan
     intervals: int = 0
 
     @property
     def has_settled(self) -> bool:
         """Whether its loss says something of a law: 400 steps and 2 tokens a parameter (docs/log.md)."""
         return self.tokens >= 2 * self.params and not self.tokens / self.batch_tokens < MIN_STEPS
-
-    @property
-    def peak_flops(self) -> float:
-        """Dense FLOP/s of its devices at its precision; NaN for a CPU."""
-        if not self.device or self.device == "this":
-            return math.nan
-        return find_device(self.device).peak(self.layout.precision) * self.layout.processes
 
     def observation(self) -> Observation:
         """The run as the fit of throughput sees it."""
@@ -155,7 +152,8 @@ class PastRun:
 def read_past_run(text: str, usual: Mapping[str, Any]) -> PastRun:
     """The run in a log, given as "FILE [device=ID devices=N batch_tokens=N layers=.. width=.., config=FILE]".
 
-    `usual` holds shape (a Shape), device and devices for what neither the words nor the files beside it say.
+    `usual` holds shape (a Shape), device and devices for what neither the words nor the files beside it say,
+    and `own`, the user's devices by id.
 
     Raises:
         PlanError: the log cannot be read, or lacks something; all that is missing is listed.
@@ -170,13 +168,16 @@ def read_past_run(text: str, usual: Mapping[str, Any]) -> PastRun:
     plan = beside if isinstance(beside, Plan) else None
     shape = shape or (plan.shape if plan else beside) or usual.get("shape")
     layout, device = _where(plan, told, usual)
+    peak = math.nan
+    if device and device != "this":
+        peak = find_device(device, usual.get("own")).peak(layout.precision) * layout.processes
     batch = float(told.get("batch_tokens", plan.recipe.batch_tokens if plan else _batch(rows)))
     params = float(told.get("params", count_params(shape).total if isinstance(shape, Shape) else math.nan))
     flops = train_flops_per_token(shape) if isinstance(shape, Shape) and "params" not in told else 6 * params
     rows = [{"tokens": row["step"] * batch, **row} if batch > 0 and "step" in row else row for row in rows]
     each, intervals = _seconds_per_token(rows, batch, layout.processes)
     tokens = max((row.get("tokens", math.nan) for row in rows), default=math.nan)
-    missing = _missing(each, tokens, params, device, plan) or _too_fast(flops / each, layout, device)
+    missing = _missing(each, tokens, params, device, plan) or _too_fast(flops / each / peak, layout, device)
     if missing:
         raise PlanError(
             listed(f"{log} does not say enough to plan by", missing),
@@ -193,6 +194,7 @@ def read_past_run(text: str, usual: Mapping[str, Any]) -> PastRun:
         loss=_loss(rows),
         layout=layout,
         device=device,
+        peak_flops=peak,
         intervals=intervals,
     )
 
@@ -280,7 +282,7 @@ def _where(plan: Plan | None, told: Mapping[str, Any], usual: Mapping[str, Any])
     count = int(told.get("devices", told.get("count", 0) * nodes) or usual.get("devices", 0))
     if not count:
         device = ""
-    known = find_device(device) if device and device != "this" else None
+    known = find_device(device, usual.get("own")) if device and device != "this" else None
     precision = "bf16" if known and "bf16" in known.peaks else "fp32"
     return Layout(
         device="cuda" if known else "cpu", processes=max(count, 1), nodes=nodes, precision=precision
@@ -348,10 +350,7 @@ def _missing(each: float, tokens: float, params: float, device: str, plan: Plan 
     return lines
 
 
-def _too_fast(rate: float, layout: Layout, device: str) -> list[str]:
-    if not device or device == "this":
-        return []
-    share = rate / (find_device(device).peak(layout.precision) * layout.processes)
+def _too_fast(share: float, layout: Layout, device: str) -> list[str]:
     said = f"{share:.0%} of the peak of {layout.processes} x {device}: a count or the model is wrong"
     return [said] if share > 1 else []
 

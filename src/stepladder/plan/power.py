@@ -26,6 +26,7 @@ _WATTS_PER_TFLOP, _WATTS_FACTOR80 = 1.0, 2.0
 # A server without its devices, over six years in use 85 % of the time, and an A100 (arXiv:2211.02001, from
 # its maker's sheet). Where a device's own making is unpublished, that of an A100 stands in.
 _SERVER_KG, _DEVICE_KG, _LIFETIME_HOURS = 2_500.0, 150.0, 6 * 8_766 * 0.85
+_MOST_OF_A_DESKTOP = 2
 # Litres a kWh of electricity takes in power plants, average of the United States (arXiv:2304.03271).
 _PLANT_LITRES_PER_KWH = 3.1
 
@@ -99,14 +100,23 @@ def market_carbon(kwh: Derived, kg_per_kwh: float, contract: str) -> Derived:
 
 
 def embodied_carbon(device: Device, device_hours: Derived) -> Derived:
-    """kg CO2e of making the hardware, by the share of its life that the run takes."""
+    """kg CO2e of making the hardware, by the share of its life that the run takes.
+
+    What a computer around one or two cards takes is published nowhere: between nothing and a server.
+    """
     known = device.node.embodied_kg_each > 0
     each = device.node.embodied_kg_each if known else _DEVICE_KG
-    made = each + _SERVER_KG / device.node.devices
-    how = f"{made:.0f} kg for a device and its share of a server"
-    how += "" if known else " (that of an A100: unpublished for this one)"
-    how += f", over {_LIFETIME_HOURS:,.0f} hours of use: arXiv:2211.02001"
-    rate = within(made / _LIFETIME_HOURS, 1.5 if known else 2.0, how, "catalogue" if known else "prior")
+    made, factor = each + _SERVER_KG / device.node.devices, 1.5 if known else 2.0
+    words = f"{made:.0f} kg for a device and its share of a server"
+    if device.node.devices <= _MOST_OF_A_DESKTOP:
+        words = (
+            f"between {each:.0f} kg for a device alone and {words}, since that of a desktop is unpublished"
+        )
+        factor *= math.sqrt(made / each)
+        made = math.sqrt(each * made)
+    words += "" if known else " (the device as an A100: unpublished for this one)"
+    how = f"{words}, over {_LIFETIME_HOURS:,.0f} hours of use: arXiv:2211.02001"
+    rate = within(made / _LIFETIME_HOURS, factor, how, "catalogue" if known else "prior")
     return times(f"`device_hours` x {rate.value:.2g} kg/h ({how})", rate, device_hours)
 
 

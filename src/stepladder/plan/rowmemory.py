@@ -8,10 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stepladder.plan.hardware import OFFERED
 from stepladder.plan.memory import FITTED, GIB, MemoryRule, busiest, in_flight
 
-# A device offers a little less than its nominal gigabytes: 79.3 GiB of an A100's 80, 15.8 of a V100's 16.
-_USABLE = 0.99
 _ALLOCATED, _RESERVED = "torch-peak", "torch-reserved"
 
 
@@ -96,7 +95,7 @@ def row_memory(row: Mapping[str, str], rule: MemoryRule = FITTED) -> RowMemory:
     return RowMemory(
         terms=terms,
         least=sum(least.values()) / GIB + around,
-        available=_USABLE * number(row, "gpu_mem_gb", math.inf),
+        available=OFFERED * number(row, "gpu_mem_gb", math.inf),
         log90=LOG90 if framework.states_recompute and said != "unknown" else _UNSTATED_LOG90,
     )
 

@@ -320,8 +320,8 @@ def _impossible(problem: Problem) -> PlanError:
         what = "the model" if len(problem.shapes) == 1 else "the smallest model"
         return PlanError(
             f"{what} does not fit the memory of {problem.site.name}",
-            got=f"{problem.site.memory_bytes / 1e9:.3g} GB for each device",
-            allowed=f"at least {need.high / 1e9:.3g} GB ({need.how})",
+            got=f"{problem.site.memory_bytes / 2**30:.3g} GiB for each device",
+            allowed=f"at least {need.high / 2**30:.3g} GiB ({need.how})",
             next_command="more devices, or a lower vocab_size, context_tokens or size in [override]",
         )
     tokens, binds = most_tokens(problem, shape)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from stepladder.errors import PlanError
-from stepladder.models.count import train_flops_per_token
+from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.cpusteps import fastest, fit_prices, speedup
 from stepladder.plan.derive import times, within
 from stepladder.plan.hardware import Device
@@ -13,10 +13,12 @@ from stepladder.plan.measured import MeasuredStep
 from stepladder.plan.near import measured_need
 from stepladder.plan.rates import MIN_STEPS, shortest_run
 from stepladder.plan.search import RECOMPUTE, Candidate, Problem, search, whole_batch
+from stepladder.plan.site import usual_speed
 from stepladder.plan.throughput import assumed_throughput
 from stepladder.records import Derived, Layout, Recipe, Shape
 
 Steps = tuple[MeasuredStep, ...]
+_MOST_GUESSES = 4
 
 
 def place_of(problem: Problem, device: Device | None, measured: Steps = ()) -> Place | None:
@@ -35,23 +37,38 @@ def with_layout_speed(problem: Problem, device: Device | None, measured: Steps =
     of the peak; what the user gave stays."""
     place = place_of(problem, device, measured)
     is_known = problem.throughput.points or problem.site.flops_per_second.source == "user"
-    if place is None or is_known:
+    if is_known or device is None or problem.site.layout.device == "cpu":
         return problem
-    shape, recipe = _first_guess(problem)
+    seen = set()
+    for _ in range(_MOST_GUESSES):
+        # The best size hangs on the speed, and the speed on the size: until it is the one that was costed.
+        shape, recipe = _first_guess(problem)
+        if (shape, recipe) in seen:
+            break
+        seen.add((shape, recipe))
+        number = _speed_of(problem, shape, recipe, place, device)
+        problem = replace(
+            problem,
+            site=replace(problem.site, flops_per_second=number),
+            throughput=assumed_throughput(number),
+        )
+    return problem
+
+
+def _speed_of(problem: Problem, shape: Shape, recipe: Recipe, place: Place | None, device: Device) -> Derived:
+    """FLOP/s of the site: of the best layout, or a published share of the peak where none can be costed."""
+    count = count_params(shape)
+    usual = usual_speed(device, problem.site.peak_flops, count.active, count.total)
+    if place is None:
+        return usual
     try:
         best = rank_layouts(shape, recipe, place).top[0]
     except PlanError:
-        return problem
+        return usual
     flops = train_flops_per_token(shape) * recipe.batch_tokens
     again = RECOMPUTE if best.layout.recompute == "full" else 1.0
-    rate = again * flops / best.step.value
     how = f"{describe(best.layout)}: {best.step.how}"
-    number = within(rate, best.step.high / best.step.value, how, best.step.source)
-    return replace(
-        problem,
-        site=replace(problem.site, flops_per_second=number),
-        throughput=assumed_throughput(number),
-    )
+    return within(again * flops / best.step.value, best.step.high / best.step.value, how, best.step.source)
 
 
 def with_cpu_layout(problem: Problem, had: Layout, cores: int, measured: Steps = ()) -> Problem:

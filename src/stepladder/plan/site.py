@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from stepladder.errors import PlanError
-from stepladder.plan.derive import Z80, exact, within
+from stepladder.plan.derive import exact, within
 from stepladder.plan.hardware import Device, catalogue, device_of_name, find_device, grid_of, price_of
 from stepladder.plan.machine import Machine
 from stepladder.plan.overlay import NAME, NONE, Overlay
 from stepladder.plan.power import system_watts, usual_pue
+from stepladder.plan.utilisation import Workload, utilisation
 from stepladder.records import Brief, Derived, Layout, Observation
 
-# End-to-end model FLOPs utilisation of published runs: median .30, and 90 % of them within a width of 3.07
-# (plan/data/SOURCES.md; Ampere .32, Hopper .25, mixtures of experts .22).
-_MFU, _MFU_FACTOR80 = 0.30, math.exp(Z80 * math.log(3.07) / 2 / 1.645)
+# A model of this size is taken until one is chosen.
+_USUAL_PARAMS = 7e9
 # Share of the measured matrix rate that a small decoder reaches on a CPU: .49 at 5.7 M parameters
 # (docs/log.md), less for smaller ones.
 _CPU_SHARE, _CPU_SHARE_FACTOR80 = 0.30, 1.8
@@ -182,9 +182,6 @@ def _of_device(brief: Brief, device: Device, machine: Machine, today: date | Non
     default = "bf16" if "bf16" in device.peaks else "fp32"
     precision = str(over.get("precision", default))
     peak = device.peak(precision) * devices
-    how = (
-        f"{_MFU:g} (median of published runs) of {devices} x {device.peaks[precision]:g} TFLOP/s {precision}"
-    )
     notes = [f"{device.name}: {device.source} (as of {device.as_of}, confidence {device.confidence})"]
     if device.kind not in ("gpu",):
         notes.append("training here runs through PyTorch on CPU or GPU: for this device the plan is for cost")
@@ -205,7 +202,7 @@ def _of_device(brief: Brief, device: Device, machine: Machine, today: date | Non
             shard="ddp" if devices > 1 else "none",
         ),
         memory_bytes=device.mem_bytes,
-        flops_per_second=within(_MFU * peak, _MFU_FACTOR80, how, "prior"),
+        flops_per_second=usual_speed(device, peak, _USUAL_PARAMS, _USUAL_PARAMS),
         usd_per_device_hour=exact(0.0, "this machine costs nothing by the hour") if here else price,
         usd_per_kwh=usual_power_price() if here else exact(0.0, "electricity is in the price of the device"),
         watts=system_watts(device),
@@ -214,6 +211,13 @@ def _of_device(brief: Brief, device: Device, machine: Machine, today: date | Non
         peak_flops=peak,
         notes=tuple(notes),
     )
+
+
+def usual_speed(device: Device, peak: float, active: float, total: float) -> Derived:
+    """FLOP/s of devices whose peaks add up to `peak`, at the share that published runs of such models had."""
+    share = utilisation(device, Workload(active=active, total=total, tokens=0.0))
+    how = f"{share.value:.2f} of {peak / 1e12:,.4g} TFLOP/s: {share.how}"
+    return within(share.value * peak, share.high / share.value, how, "prior")
 
 
 def _measured_watts(observations: Sequence[Observation]) -> Derived | None:

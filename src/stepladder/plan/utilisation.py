@@ -88,5 +88,5 @@ def device_hours(device: Device, work: Workload) -> Derived:
 
 
 def peak16(device: Device) -> float:
-    """Dense 16-bit peak in FLOP/s: bf16, or fp16 where a card has only that."""
-    return device.peak("bf16" if "bf16" in device.peaks else "fp16")
+    """Dense 16-bit peak in FLOP/s: bf16, or fp16 where a card has only that; of the rest fp32."""
+    return device.peak(next((name for name in ("bf16", "fp16") if name in device.peaks), "fp32"))
