@@ -1,8 +1,23 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
+
+from stepladder.train.probe import seconds_of
+
+
+def test_what_other_programs_take_is_not_in_the_seconds_of_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    # Waiting stands for another program on the core: wall time without CPU time.
+    assert seconds_of(lambda: time.sleep(0.02), 0.05) < 0.02
+    assert seconds_of(lambda: time.sleep(0.02), 0.05, "cuda") >= 0.02
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert seconds_of(lambda: time.sleep(0.02), 0.05) >= 0.02
 
 
 @pytest.mark.slow
