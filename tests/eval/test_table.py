@@ -67,6 +67,15 @@ def test_the_verdict_prefers_a_network_that_wins_and_weighs_pretraining():
 def test_the_verdict_says_when_nothing_was_learned():
     methods = {baselines.LINEAR: [noisy(GOLD, 0.5)], baselines.MAJORITY: [["a"] * len(GOLD)]}
     assert "does not beat the majority class" in said_of(methods)
+    # Better than the linear model, and still no better than saying the same always: nothing to use.
+    methods = {
+        table.TUNED: [noisy(GOLD, 0.6)],
+        baselines.LINEAR: [noisy(GOLD, 0.3, 1)],
+        baselines.MAJORITY: [noisy(GOLD, 0.6, 2)],
+    }
+    said = said_of(methods)
+    assert said.startswith("The fine-tuned network beats the linear model")
+    assert "fine-tuned does not beat the majority class: this task was not learned." in said
 
 
 def test_seeds_make_one_row_and_unfinished_runs_none(tmp_path):

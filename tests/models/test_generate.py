@@ -15,34 +15,9 @@ from stepladder.models.generate import (  # noqa: E402
     stream,
 )
 from stepladder.models.hf import random_network  # noqa: E402
-from stepladder.records import Experts, Shape, Variant  # noqa: E402
 
 END, VOCABULARY = 0, 90
-PLAIN = Shape(
-    num_layers=2,
-    width=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    ffn_width=48,
-    vocab_size=96,
-    context_tokens=32,
-)
-SHAPES = {
-    "ours": PLAIN,
-    "llama": replace(PLAIN, variant=Variant(qk_norm="none"), tied_head=True),
-    "olmo2": replace(PLAIN, num_kv_heads=4, variant=Variant(qk_norm="whole", norm_place="inside")),
-    "experts": replace(PLAIN, experts=Experts(count=4, active=2, ffn_width=24)),
-}
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17, 18], [20, 21]]
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def network(request):
-    drawn = random_network(SHAPES[request.param], 3).eval()
-    with torch.no_grad():  # a new head is zero, and would say the first id for ever
-        drawn.lm_head.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
-    return drawn
 
 
 def anew(network, prompt, new_tokens):
@@ -112,8 +87,8 @@ def test_a_row_that_is_over_says_no_more(network):
         assert text == one[: min([*ends, len(one)])]
 
 
-def test_what_cannot_be_gone_on_from():
+def test_what_cannot_be_gone_on_from(plain):
     with pytest.raises(ExportError, match="an encoder does not write text"):
-        generate_many(random_network(replace(PLAIN, causal=False), 0), [[1]], 2, end=END)
+        generate_many(random_network(replace(plain, causal=False), 0), [[1]], 2, end=END)
     with pytest.raises(ExportError, match="without ids"):
-        generate_many(random_network(PLAIN, 0), [[1], []], 2, end=END)
+        generate_many(random_network(plain, 0), [[1], []], 2, end=END)

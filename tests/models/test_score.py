@@ -20,32 +20,6 @@ from stepladder.models.score import (  # noqa: E402
     score_choices,
     score_continuations,
 )
-from stepladder.records import Experts, Shape, Variant  # noqa: E402
-
-PLAIN = Shape(
-    num_layers=2,
-    width=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    ffn_width=48,
-    vocab_size=96,
-    context_tokens=32,
-)
-SHAPES = {
-    "ours": PLAIN,
-    "llama": replace(PLAIN, variant=Variant(qk_norm="none"), tied_head=True),
-    "olmo2": replace(PLAIN, num_kv_heads=4, variant=Variant(qk_norm="whole", norm_place="inside")),
-    "experts": replace(PLAIN, experts=Experts(count=4, active=2, ffn_width=24)),
-}
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def network(request):
-    drawn = random_network(SHAPES[request.param], 3).eval()
-    with torch.no_grad():  # a new head is zero, and would say the first id for ever
-        drawn.lm_head.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
-    return drawn
 
 
 @torch.no_grad()
@@ -108,7 +82,7 @@ def test_what_greedy_decoding_says_is_greedy(network):
     assert bool(best[1:] == [0, 0]) == found[2][1]
 
 
-def test_prior_correction_takes_off_what_the_neutral_prompt_says(network):
+def test_prior_correction_takes_off_what_the_neutral_prompt_says(network, plain):
     prompts, choices, neutral = [[1, 2, 3], list(range(17, 40))], [[5], [6, 7], [8, 9, 10]], [1, 3]
     plain = score_choices(network, prompts, choices)
     gain = score_choices(network, prompts, choices, neutral=neutral)
@@ -134,10 +108,10 @@ def test_windows_predict_every_id_once_and_end_with_the_text(network, count, ove
     )
 
 
-def test_what_cannot_be_scored():
+def test_what_cannot_be_scored(plain):
     with pytest.raises(ExportError, match="one id each"):
-        score_continuations(random_network(PLAIN, 0), [([1], [])])
+        score_continuations(random_network(plain, 0), [([1], [])])
     with pytest.raises(ExportError, match="an encoder"):
-        score_continuations(random_network(replace(PLAIN, causal=False), 0), [([1], [2])])
+        score_continuations(random_network(replace(plain, causal=False), 0), [([1], [2])])
     with pytest.raises(DataError, match="overlap is a share"):
         rolling_pairs([1, 2, 3], 2, 1.0)

@@ -94,6 +94,8 @@ def verdict(found: Compared) -> str:
     sentences = []
     network = next((name for name in NETWORKS if name in found.methods), None)
     rival = found.best(LEARNED)
+    best, blind = found.best((*LEARNED, *NETWORKS)), found.best(BLIND)
+    is_learned = not (best and blind and found.gap(best, blind).low <= 0)
     if network and rival:
         gap, figures = found.figures(network, rival)
         other = said(rival)
@@ -104,16 +106,17 @@ def verdict(found: Compared) -> str:
                 f"Use {other}: the {network} network cannot be told from it ({figures}), and it is "
                 "far cheaper."
             )
-        else:
+        elif is_learned:
             sentences.append(f"Use the {network} network: it beats {other} ({figures}).")
+        else:
+            sentences.append(f"The {network} network beats {other} ({figures}).")
     if TUNED in found.methods and SCRATCH in found.methods:
         gap, figures = found.figures(TUNED, SCRATCH)
         effect = (
             "helped" if gap.low > 0 else "hurt" if gap.high < 0 else "made no difference that can be told"
         )
         sentences.append(f"Pretraining {effect} ({figures}).")
-    best, blind = found.best((*LEARNED, *NETWORKS)), found.best(BLIND)
-    if best and blind and found.gap(best, blind).low <= 0:
+    if best and blind and not is_learned:
         sentences.append(f"{best} does not beat {said(blind)}: this task was not learned.")
     return " ".join(sentences)
 

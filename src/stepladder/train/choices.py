@@ -28,8 +28,8 @@ _EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
 _COMPILE_SECONDS, _COMPILE_GAIN = 45.0, 0.11
 _COMPILERS = ("c++", "g++", "clang++")
 _EXACT = 1e-6
-# Whole steps of 5.7 M parameters in fp32 on a Xeon with AVX-512 and no AMX: 1,981 tokens a CPU second with
-# MKL's products, 1,687 with oneDNN's ("medium"). On a Zen 4 core oneDNN's are 2.3 times as fast.
+# Large products in fp32 on a Xeon with AVX-512 and no AMX: 161 GFLOP/s by MKL, 154 by oneDNN ("medium"), as
+# `stepladder doctor` prints; whole steps differ more (docs/log.md). On a Zen 4 core oneDNN is 2.3 x as fast.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
