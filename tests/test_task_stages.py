@@ -127,7 +127,11 @@ def test_gold_answers_come_first_and_each_forecast_is_frozen(climb, probes, law,
     assert by_name["frozen features"].loss.held95(accuracy_of(loss))
     assert by_name["zero-shot"].status == "refused"
     assert "at chance" in by_name["zero-shot"].reason or "does not follow" in by_name["zero-shot"].reason
-    assert "refused" in capsys.readouterr().out
+    printed = [line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert printed[0].startswith("target kinds, gold answers: ")
+    assert printed[0].endswith(") answer_bits_per_byte")
+    # No number that nobody should believe.
+    assert printed[2] == f"target kinds, zero-shot: refused, {by_name['zero-shot'].reason}"
 
 
 def test_what_was_frozen_stays_and_nothing_is_added_once_the_target_has_started(climb, probes, law, capsys):

@@ -21,7 +21,7 @@ from stepladder.ladder.collect import LOSS_COLUMN, flag_bad, observe, usable
 from stepladder.launch.process import RUN_FILE
 from stepladder.laws.losslink import LinkedRuns, fit_loss_link, forecast_linked
 from stepladder.laws.registry import find_forecasts, freeze, record_outcomes, write_forecasts
-from stepladder.laws.show import forecast_text, score_text
+from stepladder.laws.show import score_text
 from stepladder.laws.table import Array, read_observations
 from stepladder.laws.tasks import TaskRuns, fit_task, forecast_task
 from stepladder.models.count import count_params, train_flops_per_token
@@ -154,8 +154,8 @@ def foretell(climb: Climb, plan: Plan, law: Law, probes: Sequence[TaskProbe]) ->
         known[said.run] = freeze(said)
     if missing and known:
         write_forecasts(path, list(known.values()), law=law.fingerprint, stepladder=__version__)
-    if known:
-        climb.say("tasks", forecast_text(list(known.values()), "score").replace("\n", "\n            "))
+    for said in known.values():
+        climb.say("tasks", foretold_text(said))
     return list(known.values())
 
 
@@ -208,9 +208,20 @@ def tell_tasks(climb: Climb, foretold: Sequence[Forecast], probes: Sequence[Task
     if not known:
         return []
     scores = record_outcomes(climb.folder / FORETOLD_FILE, known)
+    refused = {said.run for said in foretold if said.status == "refused"}
     for item in scores:
-        climb.say("score", score_text(item))
+        # An interval from nothing to everything always holds: that is no hit to tell of.
+        told = f"{item.run}: measured {item.outcome:.4g}; its forecast had been refused"
+        climb.say("score", told if item.run in refused else score_text(item))
     return scores
+
+
+def foretold_text(said: Forecast) -> str:
+    """A forecast of a task as one line."""
+    if said.status == "refused":
+        return f"{said.run}: refused, {said.reason}"
+    low, high = said.loss.low80, said.loss.high80
+    return f"{said.run}: {said.loss.value:.4g} (80 %: {low:.4g} to {high:.4g}) {said.loss_unit}"
 
 
 def probes_text(probes: Sequence[TaskProbe]) -> str:
