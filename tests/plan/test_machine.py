@@ -3,9 +3,11 @@
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
+from stepladder.plan import machine as plan_machine
 from stepladder.plan.examine import examination
 from stepladder.plan.machine import Machine, cache_folder, machine_from_json, machine_to_json, measure_machine
 
@@ -96,3 +98,28 @@ def test_the_block_for_an_issue():
         "  warning   little memory: 2 GiB",
         "  next      pip install 'stepladder[train]'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_intel", "is_fast"),
+    [
+        ({"avx512_bf16"}, False, True),
+        ({"avx512_bf16"}, True, False),
+        ({"avx512_bf16", "amx_bf16"}, True, True),
+        ({"avx2"}, False, False),
+    ],
+)
+def test_bf16_counts_where_it_is_fast(monkeypatch, flags, is_intel, is_fast):
+    monkeypatch.setattr(plan_machine, "is_intel_cpu", lambda: is_intel)
+    monkeypatch.setattr(plan_machine, "_cpu", lambda: ("a CPU", flags))
+    assert plan_machine.measure_machine(rates="none").has_bf16 == is_fast
+
+
+def test_what_was_measured_decides_the_precision_of_every_stage():
+    machine = replace(plan_machine.measure_machine(rates="none"), gpus=(), has_bf16=True)
+    slow = {"fp32": {"1": 161.0}, "fp32_medium": {"1": 154.0}, "bf16": {"1": 84.0}}
+    assert plan_machine.usual_precision(machine) == "bf16"
+    assert plan_machine.usual_precision(replace(machine, gemm_gflops=slow)) == "fp32"
+    assert plan_machine.usual_precision(replace(machine, gemm_gflops=slow | {"bf16": {"1": 400.0}})) == "bf16"
+    gpu = plan_machine.Gpu(name="a GPU", memory_bytes=1, driver="1")
+    assert plan_machine.usual_precision(replace(machine, gemm_gflops=slow, gpus=(gpu,))) == "bf16"

@@ -9,7 +9,7 @@ from stepladder.ladder.calibrate import Bench, calibrate_shapes, choose_layout
 from stepladder.ladder.design import DesignRules, Rung, design_ladder
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import narrower, shape_for_params
-from stepladder.plan.machine import Machine
+from stepladder.plan.machine import Machine, usual_precision
 from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_rule, shortest_run
 from stepladder.plan.throughput import fit_throughput
 from stepladder.records import Brief, Corpus, Derived, Layout, Observation, Shape
@@ -48,7 +48,7 @@ class Speed:
 
 def measure_speed(brief: Brief, machine: Machine, corpus: Corpus, bench: Bench) -> Speed:
     """A few dozen steps of real training: the speed of two sizes, and the best layout for the target."""
-    precision = str(brief.override.get("precision", "bf16" if machine.has_bf16 or machine.gpus else "fp32"))
+    precision = str(brief.override.get("precision", usual_precision(machine)))
     device = "cuda" if machine.gpus else "cpu"
     rung_layout = Layout(device=device, precision=precision)  # pyrefly: ignore[bad-argument-type]
     workers = int(brief.override.get("workers", 1 if machine.gpus else machine.cores))

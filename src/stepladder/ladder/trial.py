@@ -18,7 +18,7 @@ from stepladder.ladder.design import Rung
 from stepladder.ladder.run import rung_plans, train_side_by_side
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import shape_for_params
-from stepladder.plan.machine import Machine
+from stepladder.plan.machine import Machine, usual_precision
 from stepladder.plan.rates import MIN_STEPS, recipe_for
 from stepladder.records import Corpus, Layout, Order, Shape, from_json, to_json
 from stepladder.store import read_json, write_json
@@ -58,7 +58,7 @@ def plan_trial(
     workers = 1 if machine.gpus else machine.cores
     layout = Layout(
         device="cuda" if machine.gpus else "cpu",
-        precision="bf16" if machine.has_bf16 or machine.gpus else "fp32",
+        precision=usual_precision(machine),
     )
     each, flops_per_second = seconds * PACKING * workers / runs, assumed_flops_per_second(machine)
     bench = Bench(folder=folder, corpus="../../corpus", corpus_fingerprint=corpus.fingerprint, quiet=quiet)

@@ -16,7 +16,7 @@ def examination(machine: Machine) -> list[str]:
         "stepladder doctor",
         f"  system    {machine.system}",
         f"  cpu       {machine.cpu}, {machine.cores} cores to use"
-        + (", bf16 instructions" if machine.has_bf16 else ", no bf16 instructions"),
+        + (", bf16 instructions" if machine.has_bf16 else ", no fast bf16 instructions"),
         f"  memory    {format_bytes(machine.memory_bytes)}",
         f"  disk      {format_bytes(machine.disk_bytes)} free here",
         *_gpu_lines(machine),

@@ -25,6 +25,7 @@ from stepladder.store import fingerprint, read_json, write_json
 
 Rates = Literal["measure", "cached", "refresh", "none"]
 _PROBE_SECONDS, _SMI_SECONDS = 300, 20
+_BF16_GAIN = 1.3
 _PACKAGES = ("torch", "numpy", "scipy", "polars", "tokenizers", "transformers", "pynvml")
 # Package to install for a module that is missing, by the extra that brings it.
 _EXTRAS = {"torch": "train", "polars": "data", "tokenizers": "data"}
@@ -41,7 +42,8 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """This machine. `gemm_gflops[precision][threads]` and `allreduce_gbps` (GB/s) are empty if unmeasured."""
+    """This machine. `has_bf16`: instructions that should make bf16 faster than fp32. `gemm_gflops[precision]
+    [threads]` and `allreduce_gbps` (GB/s) are empty if unmeasured."""
 
     cpu: str
     cores: int
@@ -75,7 +77,7 @@ def measure_machine(*, rates: Rates = "measure", folder: Path = Path()) -> Machi
         cores=_cores(),
         memory_bytes=_memory_bytes(),
         disk_bytes=shutil.disk_usage(folder.resolve()).free,
-        has_bf16=bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}),
+        has_bf16=_has_fast_bf16(flags),
         gpus=gpus,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         versions=versions,
@@ -98,6 +100,24 @@ def kept_probe(cores: int = 0) -> dict[str, Any]:
         if found := _probed(facts, [], "cached"):
             return found
     return {}
+
+
+def usual_precision(machine: Machine, threads: int = 1) -> Literal["fp32", "bf16"]:
+    """What runs are trained in unless the user says: bf16 on a GPU, and on a CPU where its products are
+    clearly faster, since casts and norms stay at fp32 speed."""
+    if machine.gpus:
+        return "bf16"
+    if not machine.gemm_gflops:
+        return "bf16" if machine.has_bf16 else "fp32"
+    rates = machine.gemm_gflops
+    fp32 = max(product_rate(rates, name, threads) for name in ("fp32_medium", "fp32"))
+    return "bf16" if product_rate(rates, "bf16", threads) > _BF16_GAIN * fp32 else "fp32"
+
+
+def product_rate(rates: Mapping[str, Mapping[str, float]], name: str, threads: int) -> float:
+    """GFLOP/s at the measured thread count nearest to `threads`; 0 when none was measured."""
+    found = rates.get(name)
+    return found[min(found, key=lambda count: abs(int(count) - threads))] if found else 0.0
 
 
 def machine_from_json(value: Any) -> Machine:
@@ -139,6 +159,11 @@ def _cpu() -> tuple[str, set[str]]:
             elif key.strip() in ("flags", "Features"):
                 return name, set(value.split())
     return name, flags
+
+
+def _has_fast_bf16(flags: set[str]) -> bool:
+    """A Xeon with avx512_bf16 and no AMX gave 84 GFLOP/s in bf16 and 161 in fp32 (`stepladder doctor`)."""
+    return bool(flags & {"amx_bf16", "bf16"}) or ("avx512_bf16" in flags and not is_intel_cpu())
 
 
 def is_intel_cpu() -> bool:

@@ -8,7 +8,7 @@ from datetime import date
 from stepladder.errors import PlanError
 from stepladder.plan.derive import exact, within
 from stepladder.plan.hardware import Device, catalogue, device_of_name, find_device, grid_of, price_of
-from stepladder.plan.machine import Machine
+from stepladder.plan.machine import Machine, product_rate, usual_precision
 from stepladder.plan.overlay import NAME, NONE, Overlay
 from stepladder.plan.power import system_watts, usual_pue
 from stepladder.plan.utilisation import Workload, utilisation
@@ -129,12 +129,9 @@ def _this_cpu(brief: Brief, machine: Machine) -> Site:
     processes = int(over.get("processes", 1))
     threads = int(over.get("threads", max(machine.cores // processes, 1)))
     rates = machine.gemm_gflops
-    fp32 = max(_rate(rates, (name,), threads) for name in ("fp32_medium", "fp32"))
-    bf16 = _rate(rates, ("bf16",), threads)
-    # bf16 pays where its matrix rate is clearly higher: casts and norms stay at fp32 speed.
-    fastest = "bf16" if (bf16 > 1.3 * fp32 if rates else machine.has_bf16) else "fp32"
-    precision = str(over.get("precision", fastest))
-    rate = (bf16 if precision == "bf16" else fp32) * 1e9 * processes
+    precision = str(over.get("precision", usual_precision(machine, threads)))
+    kernels = ("bf16",) if precision == "bf16" else ("fp32_medium", "fp32")
+    rate = max(product_rate(rates, kernel, threads) for kernel in kernels) * 1e9 * processes
     if rate > 0:
         how = f"{_CPU_SHARE:g} of the matrix rate measured in {precision} on {threads} threads"
         speed = within(_CPU_SHARE * rate, _CPU_SHARE_FACTOR80, how, "prior")
@@ -243,11 +240,3 @@ def usual_power_price() -> Derived:
 
 def _given(over: Mapping[str, float | int | str | bool], key: str, otherwise: Derived) -> Derived:
     return exact(float(over[key]), f"[override] {key}", "user") if key in over else otherwise
-
-
-def _rate(rates: Mapping[str, Mapping[str, float]], precisions: tuple[str, ...], threads: int) -> float:
-    """GFLOP/s at the measured thread count nearest to `threads`; 0 when none was measured."""
-    for precision in precisions:
-        if found := rates.get(precision):
-            return found[min(found, key=lambda count: abs(int(count) - threads))]
-    return 0.0
