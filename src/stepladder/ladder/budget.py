@@ -170,8 +170,8 @@ def assumed_flops_per_second(machine: Machine) -> float:
 
 
 def _cpu_layouts(base: Layout, cores: int) -> dict[str, Layout]:
-    """Ways to use all cores for one run."""
-    layouts = {f"1 process x {cores} threads": replace(base, threads=cores)}
-    if cores > 1:
-        layouts[f"{cores} processes x 1 thread"] = replace(base, processes=cores, shard="ddp")
-    return layouts
+    """Ways to use all cores for one run; the one that other programs disturb least comes first."""
+    layouts = (
+        {f"{cores} processes x 1 thread": replace(base, processes=cores, shard="ddp")} if cores > 1 else {}
+    )
+    return layouts | {f"1 process x {cores} threads": replace(base, threads=cores)}

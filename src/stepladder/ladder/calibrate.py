@@ -1,7 +1,9 @@
 """Shapes and layouts in; measured seconds per token out, from a few dozen real training steps each."""
 
 import itertools
+import math
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,13 @@ from stepladder.train.metrics import METRICS_FILE, read_metrics
 
 # The first steps allocate memory and warm caches; the median of the rest is the speed.
 _STEPS, _WARM_STEPS = 36, 8
+# A layout that has taken so many times as long as the best one is not waited for. Two threads of one process
+# beside other programs were seen 27 times slower than two processes (docs/log.md).
+_PATIENCE, _GRACE_SECONDS = 3.0, 5.0
+
+
+class _TooSlowError(Exception):
+    """A layout that cannot be the fastest any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,22 +68,42 @@ def choose_layout(
 ) -> tuple[str, dict[str, float]]:
     """Name of the fastest layout for the target, and seconds per token of all that ran.
 
-    A layout that does not start here is left out; it is no reason to stop.
+    A layout that does not start here is left out; it is no reason to stop. One that falls far behind the best
+    is stopped: its seconds are those of the steps that it made.
     """
     seconds: dict[str, float] = {}
     with Progress("layouts", len(layouts), "layouts", quiet=bench.quiet) as progress:
         for name, layout in layouts.items():
             plan = _plan(f"layout-{name}", shape, recipe, layout, bench)
             plan_path, out = _job(plan, bench)
+            most = _PATIENCE * min(seconds.values(), default=math.inf) * plan.tokens + _GRACE_SECONDS
             try:
-                run_plan(plan_path, out, quiet=True)
+                run_plan(plan_path, out, quiet=True, on_progress=_Patience(most))
                 seconds[name] = _step_seconds(out) / plan.recipe.batch_tokens
+            except _TooSlowError as slow:
+                seconds[name] = slow.args[0]
             except TrainError as error:
                 write_json(out / "failed.json", {"reason": str(error)})
             progress.advance(note=name)
     if not seconds:
         raise TrainError("no layout of the target runs on this machine", next_command="stepladder doctor")
     return min(seconds, key=lambda name: seconds[name]), seconds
+
+
+class _Patience:
+    """Hears how far a run is; raises once it has taken more than `seconds` since its first word."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.first: tuple[float, int] | None = None
+
+    def __call__(self, name: str, tokens: int, total: int, loss: float) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = (now, tokens)
+        began, before = self.first
+        if now - began > self.seconds and before < tokens < total:
+            raise _TooSlowError((now - began) / (tokens - before))
 
 
 def _plan(name: str, shape: Shape, recipe: Recipe, layout: Layout, bench: Bench) -> Plan:
