@@ -113,6 +113,8 @@ OVERRIDES: Mapping[str, Rule] = {
     "learning_rate": Rule(kind="number", low=0, high=1, above=True),
     "optimiser": Rule(kind="choice", choices=("adamw", "muon")),
     "precision": Rule(kind="choice", choices=("bf16", "fp32")),
+    "float8": Rule(kind="flag"),
+    "cuda_graphs": Rule(kind="flag"),
     "tied_head": Rule(kind="flag"),
     "seed": _count(0, 2**31 - 1),
     "horizon": Rule(kind="number", low=1, high=100_000),

@@ -139,12 +139,17 @@ class Degrees:
         return self.tensor * self.pipeline * self.context
 
 
+# Fields of a layout that [override] turns on.
+SWITCHES = ("float8", "cuda_graphs")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
     """Where the run is computed. `threads` are per process (CPU).
 
     `processes` is the product of tensor, pipeline and context degrees and of the data replicas, whose state
-    is whole ("ddp"), sharded ("fsdp") or sharded in groups ("hsdp").
+    is whole ("ddp"), sharded ("fsdp") or sharded in groups ("hsdp"). `float8` and `cuda_graphs` are only
+    taken where the user says so.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -156,6 +161,12 @@ class Layout:
     degrees: Degrees = field(default_factory=Degrees)
     micro_batch_sequences: int = 0
     recompute: Literal["none", "selective", "full"] = "none"
+    float8: bool = False
+    cuda_graphs: bool = False
+
+    def to_keys(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Switches stand in the file where they are on: layouts of before they existed stay the same."""
+        return {key: item for key, item in value.items() if key not in SWITCHES or item}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

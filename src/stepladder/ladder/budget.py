@@ -9,6 +9,7 @@ from stepladder.ladder.calibrate import Bench, calibrate_shapes, choose_layout
 from stepladder.ladder.design import DesignRules, Rung, design_ladder
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import narrower, shape_for_params
+from stepladder.plan.layout import switched
 from stepladder.plan.machine import Machine, usual_precision
 from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_rule, shortest_run
 from stepladder.plan.throughput import fit_throughput
@@ -50,7 +51,8 @@ def measure_speed(brief: Brief, machine: Machine, corpus: Corpus, bench: Bench) 
     """A few dozen steps of real training: the speed of two sizes, and the best layout for the target."""
     precision = str(brief.override.get("precision", usual_precision(machine)))
     device = "cuda" if machine.gpus else "cpu"
-    rung_layout = Layout(device=device, precision=precision)  # pyrefly: ignore[bad-argument-type]
+    plain = Layout(device=device, precision=precision)  # pyrefly: ignore[bad-argument-type]
+    rung_layout = switched(brief.override, plain)
     workers = int(brief.override.get("workers", 1 if machine.gpus else machine.cores))
     rates = recipe_rule(brief.override)
     guess = guess_shape(brief, corpus, assumed_flops_per_second(machine) * workers)

@@ -93,6 +93,7 @@ def _of_layout(brief: Brief, device: Device | None) -> Iterator[str]:
     precision = over.get("precision")
     if precision is not None and precision not in device.peaks:
         yield f"[override] precision = {precision}: {device.name} has {', '.join(device.peaks)}"
+    yield from switch_problems(brief, device)
     for key in ("processes", "threads"):
         if key in over and device.kind != "cpu":
             yield f"[override] {key} is for CPUs; {device.name} runs one process for each device"
@@ -106,6 +107,31 @@ def _of_layout(brief: Brief, device: Device | None) -> Iterator[str]:
     gib = float(over.get("memory_gib", 0))
     if gib * 2**30 > device.mem_bytes * 1.1:
         yield f"[override] memory_gib = {gib:g}: {device.name} has {device.mem_bytes / 2**30:.0f} GiB"
+
+
+def switch_problems(brief: Brief, device: Device | None) -> Iterator[str]:
+    """Why float8 or cuda_graphs cannot be on; `device` is None for the CPU of this machine."""
+    over, is_gpu = brief.override, device is not None and device.kind == "gpu"
+    name = device.name if device is not None else "the CPU of this machine"
+    devices = brief.hardware.count * brief.hardware.nodes
+    if over.get("float8"):
+        if is_gpu and device is not None and "fp8" not in device.peaks:
+            yield f"[override] float8: {name} has {', '.join(device.peaks)}; set float8 = false"
+        if is_gpu and over.get("precision") == "fp32":
+            yield "[override] float8 with precision = fp32: what is not in float8 is bf16 then; keep one"
+        if "num_experts" in over:
+            yield "[override] float8 with num_experts is not tested; keep one"
+    if over.get("cuda_graphs"):
+        if not is_gpu:
+            yield f"[override] cuda_graphs: {name} is no GPU; set cuda_graphs = false"
+        if devices > 1:
+            yield f"[override] cuda_graphs on {devices} devices is not built: count = 1, or no graphs"
+        if over.get("float8"):
+            yield "[override] cuda_graphs with float8 is not tested; keep one"
+        if "num_experts" in over:
+            yield "[override] cuda_graphs with num_experts: rows of an expert differ at each step; keep one"
+        if brief.objective == "masked":
+            yield "[override] cuda_graphs with objective = masked: passes differ from step to step; keep one"
 
 
 def _of_costs(brief: Brief) -> Iterator[str]:

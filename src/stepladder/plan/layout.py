@@ -1,12 +1,15 @@
 """A layout in; the sizes of its mesh, and why it cannot be trained (no torch), out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from stepladder.records import Layout, Recipe, Shape
+from stepladder.records import SWITCHES, Layout, Recipe, Shape
 
 # Outermost first: neighbours in the last dimensions talk most and should sit on one machine.
 DIMENSIONS = ("pipeline", "replicate", "shard", "context", "expert", "tensor")
 _ONE_STAGE = ("1f1b", "gpipe")
+# Sides of a matrix in torch._scaled_mm (PyTorch 2.13, torch/_meta_registrations.py).
+FLOAT8_MULTIPLE = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +76,60 @@ def layout_problems(layout: Layout, shape: Shape, recipe: Recipe) -> list[str]:
         problems += _pipeline_problems(
             layout, shape, recipe.batch_tokens // shape.context_tokens // sizes.data
         )
+    if layout.float8:
+        problems += _float8_problems(layout, shape)
+    if layout.cuda_graphs:
+        problems += _graph_problems(layout, shape)
     return problems
+
+
+def switched(override: Mapping[str, object], layout: Layout) -> Layout:
+    """The layout with what the user turned on."""
+    return replace(layout, **{name: bool(override.get(name)) for name in SWITCHES})  # pyrefly: ignore
+
+
+def _float8_problems(layout: Layout, shape: Shape) -> list[str]:
+    """Sides of a product must divide by 16 (torch._scaled_mm); the rest is what no test has covered."""
+    problems = [
+        f"float8 with {what} is not tested: {instead}, or float8 = false"
+        for what, instead in (*_splits(layout), *_experts(shape))
+    ]
+    problems += [
+        f"float8 multiplies in steps of 16, and {name} = {size}: a multiple of 16, or float8 = false"
+        for name, size in (("width", shape.width), ("context_tokens", shape.context_tokens))
+        if size % FLOAT8_MULTIPLE
+    ]
+    if layout.device == "cuda" and layout.precision != "bf16":
+        problems.append(f"float8 with precision = {layout.precision}: precision = bf16, or float8 = false")
+    return problems
+
+
+def _graph_problems(layout: Layout, shape: Shape) -> list[str]:
+    """A captured pass repeats the same kernels on the same addresses: nothing in it may change."""
+    whole = [(f"{layout.processes} processes", "1 process")] if layout.processes > 1 else []
+    again = [(f"recompute = {layout.recompute}", "recompute = none")] if layout.recompute != "none" else []
+    both = [("float8", "float8 = false")] if layout.float8 else []
+    problems = [
+        f"cuda_graphs with {what} is not built: {instead}, or cuda_graphs = false"
+        for what, instead in (*whole, *again, *both, *_experts(shape))
+    ]
+    if layout.device != "cuda":
+        problems.append("cuda_graphs on a CPU: graphs are captured on a GPU; cuda_graphs = false")
+    return problems
+
+
+def _splits(layout: Layout) -> list[tuple[str, str]]:
+    """What shares a model out, and what to say instead."""
+    degrees = layout.degrees
+    sizes = (("tensor", degrees.tensor), ("pipeline", degrees.pipeline), ("context", degrees.context))
+    found = [(f"{name} = {size}", f"{name} = 1") for name, size in sizes if size > 1]
+    if layout.shard in ("fsdp", "hsdp"):
+        found.append((f"shard = {layout.shard}", "shard = ddp"))
+    return found
+
+
+def _experts(shape: Shape) -> list[tuple[str, str]]:
+    return [("a mixture of experts", "no num_experts")] if shape.experts.count else []
 
 
 def _data_problems(layout: Layout, shape: Shape, recipe: Recipe) -> list[str]:

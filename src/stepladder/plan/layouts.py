@@ -133,7 +133,19 @@ def layout_grid(shape: Shape, recipe: Recipe, base: Layout, freedom: Freedom) ->
         [part for part in parts if part is not None] or [np.zeros((0, len(_COLUMNS)), int)]
     )
     columns = {name: whole[:, at] for at, name in enumerate(_COLUMNS)}
+    kept = _switchable(columns, base)
+    columns = {name: column[kept] for name, column in columns.items()}
     return Grid(base=base, columns=columns, sequences=sequences // np.maximum(columns["data"], 1))
+
+
+def _switchable(columns: dict[str, np.ndarray], base: Layout) -> np.ndarray:
+    """Rows that go with the switches of `base`, by the rules of `plan/layout.py`."""
+    kept = np.ones(len(columns["data"]), bool)
+    if base.float8:
+        kept &= (columns["shard"] <= SHARDS.index("ddp")) & (columns["precision"] == PRECISIONS.index("bf16"))
+    if base.cuda_graphs:
+        kept &= columns["recompute"] == RECOMPUTES.index("none")
+    return kept
 
 
 def _models(shape: Shape, recipe: Recipe, base: Layout, freedom: Freedom) -> list[tuple[int, int, int, int]]:
@@ -152,7 +164,7 @@ def _models(shape: Shape, recipe: Recipe, base: Layout, freedom: Freedom) -> lis
                     name, stages = SCHEDULES[schedule]
                     example = replace(
                         base,
-                        shard="fsdp" if data * context > 1 else "none",
+                        shard="ddp" if data * context > 1 else "none",
                         micro_batch_sequences=1,
                         degrees=Degrees(
                             tensor=tensor,

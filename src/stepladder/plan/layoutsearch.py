@@ -15,7 +15,7 @@ from stepladder.plan.layouts import SHARDS, Freedom, Grid, layout_grid
 from stepladder.plan.measured import MeasuredStep
 from stepladder.plan.memory import MemoryNeed, log_sd, memory_need
 from stepladder.plan.near import factor_on_bytes, learnt_from, measured_need
-from stepladder.records import Derived, Layout, Recipe, Shape
+from stepladder.records import SWITCHES, Derived, Layout, Recipe, Shape
 
 # A layout fits when it does with a probability of 90 %.
 KEEP = 0.1
@@ -266,7 +266,8 @@ def describe(layout: Layout) -> str:
     parts.append(f"micro-batch {micro}" if micro else "whole batch")
     if layout.recompute != "none":
         parts.append(f"{layout.recompute} recompute")
-    return ", ".join(parts) + f", {layout.precision}"
+    parts += [layout.precision, *(name.replace("_", " ") for name in SWITCHES if getattr(layout, name))]
+    return ", ".join(parts)
 
 
 def step_seconds(shape: Shape, recipe: Recipe, layout: Layout, device: Device) -> float:
@@ -279,7 +280,7 @@ def _none_legal(shape: Shape, recipe: Recipe, place: Place) -> PlanError:
     count = place.base.processes
     sequences = recipe.batch_tokens // shape.context_tokens
     fitting = max(n for n in range(1, count + 1) if sequences % n == 0)
-    plain = replace(place.base, shard="fsdp" if count > 1 else "none")
+    plain = replace(place.base, shard="ddp" if count > 1 else "none")
     return PlanError(
         f"no layout of {count} devices is legal for this model",
         got="; ".join(layout_problems(plain, shape, recipe)) or "no precision that the device has",

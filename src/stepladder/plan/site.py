@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from stepladder.errors import PlanError
+from stepladder.plan.conflicts import listed, switch_problems
 from stepladder.plan.derive import exact, within
 from stepladder.plan.hardware import Device, catalogue, device_of_name, find_device, grid_of, price_of
+from stepladder.plan.layout import switched
 from stepladder.plan.machine import Machine, product_rate, usual_precision
 from stepladder.plan.overlay import NAME, NONE, Overlay
 from stepladder.plan.power import system_watts, usual_pue
@@ -26,6 +28,7 @@ _CPU_THREAD_FLOPS, _CPU_THREAD_FACTOR80 = 1e11, 2.5
 _WATTS_PER_CORE, _CORE_FACTOR80 = 8.0, 2.0
 # $ for each device-hour and dense 16-bit TFLOP/s: the median over the catalogue's own prices.
 _USD_PER_TFLOP_HOUR, _USD_FACTOR80 = 0.0045, 2.2
+FLOAT8_ON_CPU = "float8 on a CPU: values are rounded to it and multiplied in fp32 or bf16, which is slower"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +63,8 @@ def site_for(
         PlanError: unknown device or region, or a precision that the device does not have.
     """
     device = device_at(brief, machine, overlay)
+    if problems := list(switch_problems(brief, device)):
+        raise PlanError(listed("the brief asks for what this machine cannot do", problems))
     site = _this_cpu(brief, machine) if device is None else _of_device(brief, device, machine, today)
     site = _overlaid(site, brief, device.id if device else "this", overlay)
     over = brief.override
@@ -142,12 +147,15 @@ def _this_cpu(brief: Brief, machine: Machine) -> Site:
     return Site(
         name=f"this machine: {machine.cpu}, {machine.cores} cores",
         devices=1,
-        layout=Layout(
-            device="cpu",
-            processes=processes,
-            threads=threads,
-            precision="bf16" if precision == "bf16" else "fp32",
-            shard="ddp" if processes > 1 else "none",
+        layout=switched(
+            over,
+            Layout(
+                device="cpu",
+                processes=processes,
+                threads=threads,
+                precision="bf16" if precision == "bf16" else "fp32",
+                shard="ddp" if processes > 1 else "none",
+            ),
         ),
         memory_bytes=machine.memory_bytes,
         flops_per_second=speed,
@@ -162,7 +170,7 @@ def _this_cpu(brief: Brief, machine: Machine) -> Site:
         pue=exact(1.0, "no data centre around this machine"),
         kg_co2e_per_kwh=grid_of("world"),
         peak_flops=rate,
-        notes=(),
+        notes=(FLOAT8_ON_CPU,) if over.get("float8") else (),
     )
 
 
@@ -191,12 +199,15 @@ def _of_device(brief: Brief, device: Device, machine: Machine, today: date | Non
     return Site(
         name=f"{devices} x {device.name}",
         devices=devices,
-        layout=Layout(
-            device="cpu" if device.kind == "cpu" else "cuda",
-            processes=devices,
-            nodes=brief.hardware.nodes,
-            precision="bf16" if precision == "bf16" else "fp32",
-            shard="ddp" if devices > 1 else "none",
+        layout=switched(
+            over,
+            Layout(
+                device="cpu" if device.kind == "cpu" else "cuda",
+                processes=devices,
+                nodes=brief.hardware.nodes,
+                precision="bf16" if precision == "bf16" else "fp32",
+                shard="ddp" if devices > 1 else "none",
+            ),
         ),
         memory_bytes=device.mem_bytes,
         flops_per_second=usual_speed(device, peak, _USUAL_PARAMS, _USUAL_PARAMS),

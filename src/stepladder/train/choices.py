@@ -6,11 +6,12 @@ them although a later measurement would choose otherwise. No torch here.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from stepladder.errors import StoreError
+from stepladder.plan.layout import layout_problems
 from stepladder.plan.machine import is_intel_cpu
 from stepladder.records import Plan, from_json, to_json
 from stepladder.store import read_json, write_json
@@ -50,6 +51,8 @@ def choose(plan: Plan, probe: Mapping[str, Any]) -> dict[str, Choice]:
         _attention(plan, measured),
         _fp32(plan, measured),
         _compile(plan),
+        _float8(plan),
+        _graphs(plan),
         _threads(plan),
         _allocator(plan),
     )
@@ -175,6 +178,8 @@ def _compile(plan: Plan) -> Choice:
     figures = {"seconds_saved": saved, "seconds_waited": _COMPILE_SECONDS * layout.processes}
     if layout.degrees.model > 1 or layout.shard not in ("none", "ddp") or layout.recompute != "none":
         return Choice(name=name, value="off", why="blocks are sharded, split or computed twice: not compiled")
+    if layout.cuda_graphs:
+        return Choice(name=name, value="off", why="passes are captured as they are: no test covers both")
     if plan.shape.experts.count:
         return Choice(name=name, value="off", why="experts have other numbers of rows at each step")
     if layout.device == "cpu" and not any(map(shutil.which, _COMPILERS)):
@@ -185,6 +190,38 @@ def _compile(plan: Plan) -> Choice:
         )
     why = f"{_COMPILE_GAIN:.0%} faster steps earn back the wait"
     return Choice(name=name, value="blocks", why=why, alternatives=figures)
+
+
+def _float8(plan: Plan) -> Choice:
+    """On only where the plan says so: no GPU was there to measure it on."""
+    name, layout = "float8", plan.layout
+    if layout.float8 and layout.device == "cpu":
+        why = (
+            "as the plan's layout has it; a CPU rounds to float8 and multiplies in its own precision: slower"
+        )
+        return Choice(name=name, value="emulated", why=why)
+    if layout.float8:
+        why = "as the plan's layout has it; its speed was not measured (without compiled blocks it is slow)"
+        return Choice(name=name, value="blocks", why=why)
+    if layout.device == "cpu":
+        return Choice(name=name, value="off", why="a CPU has no float8 products")
+    why = "not measured; [override] float8 = true turns it on"
+    if problems := layout_problems(replace(layout, float8=True, cuda_graphs=False), plan.shape, plan.recipe):
+        why = problems[0]
+    return Choice(name=name, value="off", why=why)
+
+
+def _graphs(plan: Plan) -> Choice:
+    name, layout = "cuda_graphs", plan.layout
+    if layout.cuda_graphs:
+        why = "as the plan's layout has it; its speed was not measured"
+        return Choice(name=name, value="on", why=why)
+    if layout.device == "cpu":
+        return Choice(name=name, value="off", why="graphs are captured on a GPU")
+    why = "not measured; [override] cuda_graphs = true turns it on, for models so small that a GPU waits"
+    if problems := layout_problems(replace(layout, cuda_graphs=True), plan.shape, plan.recipe):
+        why = problems[0]
+    return Choice(name=name, value="off", why=why)
 
 
 def _threads(plan: Plan) -> Choice:

@@ -22,12 +22,13 @@ from stepladder.records import Energy, Layout, Recipe, Run
 from stepladder.train.checkpoint import Checkpointer
 from stepladder.train.clock import StepClock, Work
 from stepladder.train.faults import FaultPolicy, Guard, Pace, Watchdog, divergence, warn
+from stepladder.train.graphs import passes_of
 from stepladder.train.meter import EnergyMeter, give_back, peak_rss_bytes, reset_peak
 from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, read_metrics
 from stepladder.train.objective import Objective
 from stepladder.train.optim import build_optimisers
 from stepladder.train.parallel import Ranks
-from stepladder.train.passes import average_gradients, clip_gradients, forward_backward
+from stepladder.train.passes import average_gradients, clip_gradients
 from stepladder.train.precision import autocast
 from stepladder.train.schedule import rate_factor
 
@@ -140,7 +141,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
     watch = Watchdog(job.folder, ranks.rank, faults.hang_seconds)
     started = saved_at = time.monotonic()
     marks = {round(job.steps * (k + 1) / (job.evaluations + 1)) for k in range(job.evaluations)} | {job.steps}
-    status, told = "ok", {}
+    status, told, passes = "ok", {}, passes_of(model, objective, job.layout)
     model.train()
 
     def seconds() -> float:
@@ -159,7 +160,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             # Gradients are means over replicas: scale so that they are means over all tokens.
             scale = ranks.replicas / step_tokens
             pace.start()
-            loss_sum = forward_backward(model, objective, micro_batches, job.layout, scale, clock.mark)
+            loss_sum = passes(micro_batches, scale, clock.mark)
             pace.stop()
             clock.mark("communication")
             average_gradients(model, job.layout, ranks)

@@ -67,8 +67,12 @@ class NextToken:
     def loss(self, model: Transformer, batch: np.ndarray | Packed) -> Tensor:
         """Sum of next-token losses."""
         ids, targets, mask = self.inputs(batch, blocks=model.attention == "flex")
-        hidden = model.hidden(ids, mask)
-        return self.spread.sum(hidden, model.lm_head.weight, targets, isinstance(batch, Packed))
+        return self.loss_of(model, (ids, targets, mask), isinstance(batch, Packed))
+
+    def loss_of(self, model: Transformer, inputs: Inputs, some: bool = False) -> Tensor:
+        """Sum of the losses of `inputs`; `some` says that not every target counts."""
+        ids, targets, mask = inputs
+        return self.spread.sum(model.hidden(ids, mask), model.lm_head.weight, targets, some)
 
     @torch.no_grad()
     def evaluate(self, model: Transformer) -> dict[str, float]:

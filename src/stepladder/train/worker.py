@@ -35,6 +35,7 @@ from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
 from stepladder.train.clock import Work, work_of
 from stepladder.train.faults import FaultPolicy, Watchdog, hang_seconds
+from stepladder.train.float8 import convert_blocks
 from stepladder.train.heldout import bytes_of_tokens, score_documents, write_scores
 from stepladder.train.loop import Gauges, Job, Stopped, train
 from stepladder.train.masked import MaskedBatches, MaskedTokens
@@ -75,6 +76,8 @@ def run_plan(plan_path: Path, out: Path, stop: threading.Event, on_step: Callabl
     choices = settle_choices(plan, out, ranks)
     fast_fp32 = apply_fp32(choices["fp32_products"]) == "medium"
     model = build_model(plan.shape, plan.seed, cast(Attention, choices["attention"].value))
+    if plan.layout.float8:
+        convert_blocks(model, ranks.device)
     apply_compile(choices["compile"], model)
     model, spread = parallel.place_model(model, plan.layout, ranks)
     context = plan.shape.context_tokens
@@ -183,6 +186,11 @@ def _objective_problems(plan: Plan) -> list[str]:
         problems.append(f"objective = {plan.objective!r} of a shape with causal = {plan.shape.causal}")
     if plan.shape.variant.lm_head == "dense_bias":
         problems.append("lm_head = 'dense_bias': a bias on the vocabulary is not trained")
+    if plan.layout.cuda_graphs and (plan.objective == "masked" or plan.order != Order()):
+        problems.append(
+            "cuda_graphs with masked tokens, packed documents or mixed sources: their numbers differ at each "
+            "step; cuda_graphs = false"
+        )
     if plan.objective == "masked" and plan.order != Order():
         problems.append("an order of documents or sources is for causal runs")
     if plan.shape.variant != Variant() and plan.layout.degrees.model > 1:
