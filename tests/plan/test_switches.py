@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stepladder.errors import PlanError
+from stepladder.ladder.measure import chosen
+from stepladder.launch.foreign import megatron_files, torchtitan_files
 from stepladder.models.shape import shape_for_width
 from stepladder.plan.choose import ChooseOptions, choose_plan
 from stepladder.plan.layout import layout_problems
@@ -108,3 +111,14 @@ def test_every_layout_that_is_searched_goes_with_float8() -> None:
     grid = layout_grid(shape, recipe, base, freedom)
     assert 0 < len(grid) < len(layout_grid(shape, recipe, Layout(device="cuda", processes=8), freedom))
     assert not [at for at in range(len(grid)) if layout_problems(grid.layout(at), shape, recipe)]
+
+
+def test_tables_of_steps_and_other_trainers_refuse_what_they_cannot_say() -> None:
+    plan = plan_for("h100-sxm", {"float8": True})
+    for refuse in (lambda: chosen(plan, []), lambda: torchtitan_files(plan), lambda: megatron_files(plan)):
+        with pytest.raises(PlanError, match="float8") as caught:
+            refuse()
+        assert "set float8 = false in [override]" in str(caught.value)
+    plain = replace(plan, layout=replace(plan.layout, float8=False))
+    assert chosen(plain, [])
+    assert torchtitan_files(plain)

@@ -63,6 +63,20 @@ def test_an_exact_kernel_is_taken_only_where_it_is_faster(make_plan: MakePlan) -
         assert (value, "measured") == (found.value, found.source)
 
 
+def test_the_precision_stands_beside_the_rates_that_were_measured(make_plan: MakePlan) -> None:
+    slow = {"bf16": {"large_gflops": 8.0, "relative_error": 4e-3}}
+    probe = {"threads": {"1": {"products": PRODUCTS | slow}}}
+    found = choose(plan_of(make_plan(), 60.0), probe)["precision"]
+    assert ("fp32", "measured", {"bf16": 8.0, "fp32_medium": 80.0, "fp32": 60.0}) == (
+        found.value,
+        found.source,
+        found.alternatives,
+    )
+    for seconds, known in ((60.0, PROBE), (59.0, probe)):  # no figure of bf16; a short run reads none
+        found = choose(plan_of(make_plan(), seconds), known)["precision"]
+        assert ("rule", {}) == (found.source, found.alternatives)
+
+
 def test_a_row_of_another_precision_or_context_decides_nothing(make_plan: MakePlan) -> None:
     for change in ({"precision": "bf16"}, {"context_tokens": 64}):
         probe = {"threads": {"1": {"attention": [ROW | change]}}}

@@ -173,8 +173,9 @@ def test_explain_says_whether_it_is_on_and_why(make_plan: MakePlan) -> None:
 
     assert ("off", "a CPU has no float8 products") == told()
     assert "emulated" == told(float8=True)[0]
-    assert ("off", "not measured; [override] float8 = true turns it on") == told(
-        device="cuda", precision="bf16"
-    )
-    assert "float8 with shard = fsdp" in told(device="cuda", precision="bf16", processes=2, shard="fsdp")[1]
-    assert "blocks" == told(device="cuda", precision="bf16", float8=True)[0]
+    gpu = {"device": "cuda", "precision": "bf16"}
+    assert ("off", "its speed was not measured; [override] float8 = true turns it on") == told(**gpu)
+    sharded = {"processes": 2, "shard": "fsdp"}
+    assert ("off", "float8 with shard = fsdp is not tested") == told(**gpu, **sharded)
+    assert "width = 24" in told(shape={"width": 24}, **gpu)[1]
+    assert "blocks" == told(**gpu, float8=True)[0]

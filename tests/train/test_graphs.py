@@ -77,7 +77,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"float8": True, "precision": "bf16"}, {}, "cuda_graphs with float8 is not built: float8 = false"),
     ({}, {"shape": Experts(count=4, active=2, ffn_width=16)}, "cuda_graphs with a mixture of experts"),
     ({}, {"order": Order(packing="documents")}, "cuda_graphs with masked tokens, packed documents"),
-    ({}, {"order": Order(weights={"a": 1.0})}, "or mixed sources: their numbers differ at each step"),
+    ({}, {"order": Order(weights={"a": 1.0})}, "or mixed sources: passes differ from step to step"),
     ({}, {"objective": "masked"}, "cuda_graphs with masked tokens"),
 ]
 
@@ -104,8 +104,10 @@ def test_explain_says_whether_it_is_on_and_why(make_plan: MakePlan) -> None:
         return found["cuda_graphs"].value, found["cuda_graphs"].why
 
     assert ("off", "graphs are captured on a GPU") == told()
-    assert "not measured; [override] cuda_graphs = true turns it on" in told(device="cuda")[1]
-    assert "cuda_graphs with recompute = full" in told(device="cuda", recompute="full")[1]
+    assert "its speed was not measured; [override] cuda_graphs = true turns it on" in told(device="cuda")[1]
+    assert "cuda_graphs with recompute = full is not built" == told(device="cuda", recompute="full")[1]
+    packed = replace(plan, layout=Layout(device="cuda"), order=Order(packing="documents"))
+    assert "passes differ from step to step" in choose(packed, {})["cuda_graphs"].why
     assert "on" == told(device="cuda", cuda_graphs=True)[0]
     assert "off" == choose(replace(plan, layout=Layout(device="cuda", cuda_graphs=True)), {})["compile"].value
 

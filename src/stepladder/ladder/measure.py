@@ -14,7 +14,7 @@ from stepladder.plan.layout import layout_problems
 from stepladder.plan.machine import measure_machine
 from stepladder.plan.measured import MeasuredStep, step_of
 from stepladder.progress import Progress
-from stepladder.records import Degrees, Layout, Plan, Run, from_json, to_json
+from stepladder.records import SWITCHES, Degrees, Layout, Plan, Run, from_json, to_json
 from stepladder.store import open_artefact, read_json, write_json
 from stepladder.train.metrics import METRICS_FILE, read_metrics
 
@@ -40,8 +40,14 @@ def chosen(plan: Plan, names: Sequence[str]) -> dict[str, Layout]:
     """The layouts with these names, all of them by default.
 
     Raises:
-        PlanError: a name that is none of them.
+        PlanError: a name that is none of them, or a switch that no column of the table says.
     """
+    if on := [name for name in SWITCHES if getattr(plan.layout, name)]:
+        raise PlanError(
+            f"a table of measured steps does not say {' and '.join(on)}",
+            allowed="a plan without",
+            next_command=f"set {on[0]} = false in [override] and plan again",
+        )
     known = neighbours(plan)
     for name in names:
         if name not in known:

@@ -10,7 +10,7 @@ import math
 from stepladder.errors import PlanError
 from stepladder.plan.layout import mesh_sizes
 from stepladder.plan.rates import recipe_for
-from stepladder.records import Plan
+from stepladder.records import SWITCHES, Plan
 from stepladder.units import format_count
 
 _SCHEDULES = {
@@ -24,6 +24,7 @@ _MODULE, _FLAVOUR = "stepladder_shape", "planned"
 
 def torchtitan_files(plan: Plan) -> dict[str, str]:
     """config.toml, the module that names the shape, and the command."""
+    _refuse_switches(plan)
     sizes, layout, recipe = mesh_sizes(plan.layout), plan.layout, plan.recipe
     if not plan.shape.causal:
         raise PlanError("torchtitan trains decoders only", got='objective = "masked"')
@@ -80,6 +81,7 @@ def torchtitan_files(plan: Plan) -> dict[str, str]:
 
 def megatron_files(plan: Plan) -> dict[str, str]:
     """arguments.txt, one argument a line, and the command that hands them to pretrain_gpt.py."""
+    _refuse_switches(plan)
     if not plan.shape.causal:
         raise PlanError("pretrain_gpt.py trains decoders only", got='objective = "masked"')
     lines = [
@@ -101,6 +103,15 @@ def megatron_files(plan: Plan) -> dict[str, str]:
         "arguments.txt": "\n".join(lines) + "\n",
         "run.sh": _run(command, plan, "", _facts(plan)["rates"]),
     }
+
+
+def _refuse_switches(plan: Plan) -> None:
+    if on := [name for name in SWITCHES if getattr(plan.layout, name)]:
+        raise PlanError(
+            f"{' and '.join(on)} of other trainers is not written out: their recipes differ",
+            allowed="a plan without",
+            next_command=f"set {on[0]} = false in [override] and plan again",
+        )
 
 
 def _megatron_model(plan: Plan) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from stepladder.errors import StoreError
 from stepladder.plan.layout import layout_problems
 from stepladder.plan.machine import is_intel_cpu
-from stepladder.records import Plan, from_json, to_json
+from stepladder.records import Layout, Order, Plan, from_json, to_json
 from stepladder.store import read_json, write_json
 
 CHOICES_FILE = "choices.json"
@@ -29,6 +29,7 @@ _EXPLICIT_UP_TO = {"bf16": 512, "fp32": 128}
 _COMPILE_SECONDS, _COMPILE_GAIN = 45.0, 0.11
 _COMPILERS = ("c++", "g++", "clang++")
 _EXACT = 1e-6
+FP32_KERNELS = ("fp32_medium", "fp32")
 # Large products in fp32 on a Xeon with AVX-512 and no AMX: 161 GFLOP/s by MKL, 154 by oneDNN ("medium"), as
 # `stepladder doctor` prints; whole steps differ more (docs/log.md). On a Zen 4 core oneDNN is 2.3 x as fast.
 
@@ -48,6 +49,7 @@ def choose(plan: Plan, probe: Mapping[str, Any]) -> dict[str, Choice]:
     """Choices by name. `probe` is what `train/probe.py` measured here; empty: rules alone."""
     measured = {} if is_short(plan) else probe
     found = (
+        _precision(plan, measured),
         _attention(plan, measured),
         _fp32(plan, measured),
         _compile(plan),
@@ -119,6 +121,21 @@ def choice_lines(choices: Mapping[str, Choice]) -> list[str]:
     return lines
 
 
+def _precision(plan: Plan, probe: Mapping[str, Any]) -> Choice:
+    """The plan decided it (`plan/machine.usual_precision`); here stands what was measured on this machine."""
+    name, value = "precision", plan.layout.precision
+    if plan.layout.device == "cuda":
+        why = "as the plan's layout has it; GPUs multiply bf16 several times as fast as fp32"
+        return Choice(name=name, value=value, why=why)
+    products = probe.get("threads", {}).get(str(plan.layout.threads), {}).get("products", {})
+    figures = {kind: products[kind]["large_gflops"] for kind in ("bf16", *FP32_KERNELS) if kind in products}
+    if len(figures) > 1 and "bf16" in figures:
+        why = "as the plan's layout has it, GFLOP/s of large products here"
+        return Choice(name=name, value=value, why=why, alternatives=figures, source="measured")
+    why = "as the plan's layout has it; a CPU without bf16 instructions is several times slower in bf16"
+    return Choice(name=name, value=value, why=why)
+
+
 def _attention(plan: Plan, probe: Mapping[str, Any]) -> Choice:
     precision, context = plan.layout.precision, plan.shape.context_tokens
     row = measured_attention(probe, plan)
@@ -140,7 +157,10 @@ def _attention(plan: Plan, probe: Mapping[str, Any]) -> Choice:
     if plan.layout.device == "cuda":
         return Choice(name="attention", value=value, why="a GPU has fused kernels for it")
     limit = _EXPLICIT_UP_TO[precision]
-    why = f"context {context}; scores written out win up to {limit} tokens in {precision} on a Zen 4 core"
+    why = (
+        f"not measured for this run; on a Zen 4 core scores written out (explicit) are faster up to {limit} "
+        f"tokens in {precision}, and the context has {context}"
+    )
     return Choice(name="attention", value=value, why=why)
 
 
@@ -159,8 +179,11 @@ def _fp32(plan: Plan, probe: Mapping[str, Any]) -> Choice:
     products = probe.get("threads", {}).get(str(plan.layout.threads), {}).get("products", {})
     if "fp32" not in products or "fp32_medium" not in products:
         if is_intel_cpu():
-            return Choice(name=name, value="highest", why="MKL, which is at its best on Intel's CPUs")
-        return Choice(name=name, value="medium", why="oneDNN, if a product at the start has fp32 accuracy")
+            return Choice(
+                name=name, value="highest", why="MKL; not measured, usually the faster on Intel's CPUs"
+            )
+        why = f"oneDNN; the run proves at its start that it errs by less than {_EXACT:g} here, else takes highest"
+        return Choice(name=name, value="medium", why=why)
     figures = {
         "highest": products["fp32"]["large_gflops"],
         "medium": products["fp32_medium"]["large_gflops"],
@@ -185,10 +208,9 @@ def _compile(plan: Plan) -> Choice:
     if layout.device == "cpu" and not any(map(shutil.which, _COMPILERS)):
         return Choice(name=name, value="off", why=f"no C++ compiler here ({', '.join(_COMPILERS)})")
     if saved <= figures["seconds_waited"]:
-        return Choice(
-            name=name, value="off", why="the run is too short to earn the wait", alternatives=figures
-        )
-    why = f"{_COMPILE_GAIN:.0%} faster steps earn back the wait"
+        why = f"steps that are {_COMPILE_GAIN:.0%} faster save less than compiling takes, in seconds"
+        return Choice(name=name, value="off", why=why, alternatives=figures)
+    why = f"steps that are {_COMPILE_GAIN:.0%} faster save more than compiling takes, in seconds"
     return Choice(name=name, value="blocks", why=why, alternatives=figures)
 
 
@@ -205,9 +227,8 @@ def _float8(plan: Plan) -> Choice:
         return Choice(name=name, value="blocks", why=why)
     if layout.device == "cpu":
         return Choice(name=name, value="off", why="a CPU has no float8 products")
-    why = "not measured; [override] float8 = true turns it on"
-    if problems := layout_problems(replace(layout, float8=True, cuda_graphs=False), plan.shape, plan.recipe):
-        why = problems[0]
+    refused = _refused(name, plan, replace(layout, float8=True))
+    why = refused or "its speed was not measured; [override] float8 = true turns it on"
     return Choice(name=name, value="off", why=why)
 
 
@@ -218,20 +239,37 @@ def _graphs(plan: Plan) -> Choice:
         return Choice(name=name, value="on", why=why)
     if layout.device == "cpu":
         return Choice(name=name, value="off", why="graphs are captured on a GPU")
-    why = "not measured; [override] cuda_graphs = true turns it on, for models so small that a GPU waits"
-    if problems := layout_problems(replace(layout, cuda_graphs=True), plan.shape, plan.recipe):
-        why = problems[0]
+    refused = passes_that_change(plan) or _refused(name, plan, replace(layout, cuda_graphs=True))
+    why = refused or (
+        "its speed was not measured; [override] cuda_graphs = true turns it on, for models so small that a "
+        "GPU waits for Python"
+    )
     return Choice(name=name, value="off", why=why)
+
+
+def passes_that_change(plan: Plan) -> str:
+    """Why no pass of this plan can be captured and repeated; "" where one can."""
+    if plan.objective == "causal" and plan.order == Order():
+        return ""
+    return (
+        "cuda_graphs with masked tokens, packed documents or mixed sources: passes differ from step to step"
+    )
+
+
+def _refused(name: str, plan: Plan, layout: Layout) -> str:
+    """Why `layout`, with the switch `name` on, would be refused; without what to say instead."""
+    problems = layout_problems(layout, plan.shape, plan.recipe)
+    return next((text.partition(":")[0] for text in problems if text.startswith(name)), "")
 
 
 def _threads(plan: Plan) -> Choice:
     layout = plan.layout
-    why = "as the plan's layout has it; small products share badly between threads (docs/training/step.md)"
+    why = "processes x threads of each, as the plan's layout has it; threads share small products badly"
     return Choice(name="threads", value=f"{layout.processes} x {layout.threads}", why=why)
 
 
 def _allocator(plan: Plan) -> Choice:
     if plan.layout.device == "cuda":
         return Choice(name="allocator", value="torch", why="PyTorch's caching allocator")
-    why = "freed activations stay with the process; else each step faults them in again"
+    why = "memory that a step frees stays with the process; given back, the next step fetches it page by page"
     return Choice(name="allocator", value="keep", why=why)

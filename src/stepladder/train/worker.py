@@ -33,6 +33,7 @@ from stepladder.records import Order, Plan, Run, Shape, Variant, from_json, to_j
 from stepladder.store import read_json, write_json
 from stepladder.train import parallel
 from stepladder.train.batches import BatchSource, even_windows
+from stepladder.train.choices import passes_that_change
 from stepladder.train.clock import Work, work_of
 from stepladder.train.faults import FaultPolicy, Watchdog, hang_seconds
 from stepladder.train.float8 import convert_blocks
@@ -186,11 +187,8 @@ def _objective_problems(plan: Plan) -> list[str]:
         problems.append(f"objective = {plan.objective!r} of a shape with causal = {plan.shape.causal}")
     if plan.shape.variant.lm_head == "dense_bias":
         problems.append("lm_head = 'dense_bias': a bias on the vocabulary is not trained")
-    if plan.layout.cuda_graphs and (plan.objective == "masked" or plan.order != Order()):
-        problems.append(
-            "cuda_graphs with masked tokens, packed documents or mixed sources: their numbers differ at each "
-            "step; cuda_graphs = false"
-        )
+    if plan.layout.cuda_graphs and (why := passes_that_change(plan)):
+        problems.append(f"{why}; cuda_graphs = false")
     if plan.objective == "masked" and plan.order != Order():
         problems.append("an order of documents or sources is for causal runs")
     if plan.shape.variant != Variant() and plan.layout.degrees.model > 1:

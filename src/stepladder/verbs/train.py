@@ -111,7 +111,8 @@ def layout_lines(plan: Plan) -> list[str]:
     """Where it is computed, with the source of each choice."""
     layout = plan.layout
     lines = [
-        f"device: {layout.device}, {layout.processes} processes of {layout.threads} threads, "
+        f"device: {layout.device}, {layout.processes} process{'es' if layout.processes > 1 else ''} of "
+        f"{layout.threads} thread{'s' if layout.threads > 1 else ''}, "
         f"shard = {layout.shard}, precision = {layout.precision}, recompute = {layout.recompute}"
     ]
     return lines + [f"{key}: {number.value:g}, {number.how}" for key, number in plan.numbers.items()]
