@@ -1,6 +1,8 @@
 """Float8 in the blocks: what is converted, that saved models are plain, what is refused."""
 
 import json
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -116,6 +118,23 @@ def test_recomputed_blocks_have_the_same_losses(make_plan: MakePlan, tmp_path: P
         layout = Layout(float8=True, recompute=recompute)  # type: ignore[arg-type]
         train_here(make_plan(name, steps=4, layout=layout), tmp_path / name)
     assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+
+
+@needs_torchao
+@pytest.mark.dist
+def test_two_replicas_learn_as_one_process_does(make_plan: MakePlan, tmp_path: Path) -> None:
+    # Each replica scales by the largest value of its own half of the batch: near, not equal.
+    train_here(make_plan("one", steps=20, layout=Layout(float8=True)), tmp_path / "one")
+    plan = make_plan("two", steps=20, layout=Layout(processes=2, shard="ddp", float8=True))
+    script = Path(__file__).with_name("run_plans.py")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [sys.executable, *torchrun, str(script), f"{plan}={tmp_path / 'two'}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=True,
+    )
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=0.01)
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -182,7 +182,7 @@ def _fp32(plan: Plan, probe: Mapping[str, Any]) -> Choice:
             return Choice(
                 name=name, value="highest", why="MKL; not measured, usually the faster on Intel's CPUs"
             )
-        why = f"oneDNN; the run proves at its start that it errs by less than {_EXACT:g} here, else takes highest"
+        why = f"oneDNN; the run proves first that it errs by less than {_EXACT:g} here, else takes highest"
         return Choice(name=name, value="medium", why=why)
     figures = {
         "highest": products["fp32"]["large_gflops"],
