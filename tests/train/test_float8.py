@@ -16,7 +16,9 @@ import torch
 
 from stepladder.data.tokens.shards import open_split
 from stepladder.errors import TrainError
+from stepladder.models.fused import compile_blocks
 from stepladder.models.hf import load_folder
+from stepladder.models.transformer import Transformer
 from stepladder.plan.layout import layout_problems
 from stepladder.records import Degrees, Experts, Layout, Plan, from_json
 from stepladder.train import float8, worker
@@ -118,6 +120,29 @@ def test_recomputed_blocks_have_the_same_losses(make_plan: MakePlan, tmp_path: P
         layout = Layout(float8=True, recompute=recompute)  # type: ignore[arg-type]
         train_here(make_plan(name, steps=4, layout=layout), tmp_path / name)
     assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+
+
+@needs_torchao
+@pytest.mark.slow
+# PyTorch 2.13's compiler warns of its own parts: a module that it deprecates, gradients that it looks up.
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_blocks_round_as_plain_ones(make_plan: MakePlan) -> None:
+    shape = read(make_plan()).shape
+    models = [worker.build_model(shape, 0, "explicit") for _ in range(3)]
+    for model in models[1:]:
+        float8.convert_blocks(model, CPU)
+    compile_blocks(models[2])
+    ids = torch.randint(0, 64, (2, 32), generator=torch.Generator().manual_seed(0))
+    draw = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(1))
+
+    def gradients(model: Transformer) -> torch.Tensor:
+        found = torch.autograd.grad((model.hidden(ids) * draw).sum(), list(model.layers.parameters()))
+        return torch.cat([one.flatten() for one in found])
+
+    plain, rounded, compiled = map(gradients, models)
+    apart = (rounded - plain).norm()
+    assert (compiled - rounded).norm() < 0.3 * apart
+    assert apart > 1e-3 * plain.norm()
 
 
 @needs_torchao

@@ -91,12 +91,13 @@ def _while_learning(rounded: Callable[[Tensor], Tensor], module: nn.Module) -> C
 
 @contextmanager
 def _quiet(device: torch.device) -> Iterator[None]:
-    """Without torchao's warnings that a build of torch for CPUs cannot load its CUDA kernels."""
-    logger = logging.getLogger("torchao")
-    level = logger.level
-    if device.type == "cpu":
+    """Without what no user can mend: torchao's CUDA kernels on a CPU, its use of an older way of torch's."""
+    names = ["torch.utils._pytree", *(["torchao"] if device.type == "cpu" else [])]
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
