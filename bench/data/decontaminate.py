@@ -22,13 +22,8 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 import polars as pl
 
 from stepladder.data.contamination import ngrams
-from stepladder.data.contamination.decontaminate import (
-    INDEX_FOLDER,
-    EvaluationIndex,
-    check,
-    contaminated,
-    hits,
-)
+from stepladder.data.contamination.coverage import check
+from stepladder.data.contamination.decontaminate import INDEX_FOLDER, EvaluationIndex, contaminated, hits
 from stepladder.data.contamination.evaluation_sets import EvaluationSet
 from stepladder.data.quality.clean import normalise
 from stepladder.data.sources.listing import list_files

@@ -18,6 +18,8 @@ from typing import IO, Any
 from stepladder.errors import FingerprintError, StoreError
 
 FIELDS_FILE, DONE_FILE = "artefact.json", "done.json"
+# In a folder of a task: what the gold answers cost a network, and which model and corpus its networks are of.
+ANSWERS_FILE, ORIGIN_FILE = "answers.json", "origin.json"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

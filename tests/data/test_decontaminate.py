@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 
 from stepladder.data import wordkeys
 from stepladder.data.contamination import ngrams
+from stepladder.data.contamination.coverage import check, coverage
 from stepladder.data.contamination.decontaminate import (
     INDEX_FOLDER,
     SHORT_DOCUMENT_WORDS,
     TEMPLATE_EXAMPLES,
     EvaluationIndex,
-    check,
     contaminated,
-    coverage,
     hits,
     merge,
     summary,

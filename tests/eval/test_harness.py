@@ -17,6 +17,9 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
+from stepladder.cli import main  # noqa: E402
+from stepladder.data.options import Cleaning, CorpusOptions  # noqa: E402
+from stepladder.data.prepare import prepare_corpus  # noqa: E402
 from stepladder.data.tokens.tokenizer import train_tokenizer  # noqa: E402
 from stepladder.errors import DataError, TaskError  # noqa: E402
 from stepladder.eval.generate import open_speaker  # noqa: E402
@@ -269,6 +272,45 @@ def test_rows_have_intervals_and_lm_evals_own_values(run, tasks):
     assert -whole[0] / whole[1] / math.log(2) == pytest.approx(part["bits_per_byte"].value)
     assert part["bits_per_byte"].examples == 2
     assert "bits_per_byte" in format_rows(found.rows())
+
+
+def test_documents_in_training_text_are_counted_and_left_out(run, tasks, tmp_path, capsys):
+    """Every second document of 30 words or more stands in the corpus."""
+    known = [json.loads(line)["text"] for line in (tasks / "text.jsonl").read_text().splitlines()]
+    copied = [at for at, text in enumerate(known) if len(text.split()) >= 30][::2]
+    assert 1 < len(copied) < len(known) - 1
+    for name, texts in (("in", [known[at] for at in copied]), ("held", ["Other words that are held out."])):
+        (tmp_path / name).mkdir()
+        for at, text in enumerate(texts):
+            (tmp_path / name / f"{at}.txt").write_text(f"Before number {at} stands a line.\n{text}\n")
+    cleaning = Cleaning(quality=False, pii="keep")
+    options = CorpusOptions(vocab_size=300, held_out=str(tmp_path / "held"), cleaning=cleaning, workers=1)
+    prepare_corpus([str(tmp_path / "in")], tmp_path / "corpus", options, quiet=True)
+    words = ["eval", str(run), "--harness", "topic,text", "--harness-path", str(tasks)]
+    assert main([*words, "--corpus", str(tmp_path / "corpus"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    raw = json.loads((run / "harness" / "topic+text.json").read_text())["samples"]
+    left = [at for at in range(len(known)) if at not in copied]
+    for task, metric in (("topic", "acc"), ("text", "bits_per_byte")):
+        one = printed["overlap"][task]
+        # A rolling task has no prompt.
+        by_prompt = len(copied) if task == "topic" else 0
+        assert (len(copied), by_prompt, len(copied)) == (one["seen"], one["by_prompt"], one["by_whole"])
+        values = {sample["doc_id"]: sample[metric] for sample in raw[task]}
+        expected = [values[at] for at in left]
+        if task == "text":
+            nats, sizes = (sum(side) for side in zip(*expected, strict=True))
+            mean = -nats / sizes / math.log(2)
+        else:
+            mean = sum(expected) / len(left)
+        (row,) = [row for row in one["rows"] if row["metric"] == metric]
+        assert mean == pytest.approx(row["value"])
+        assert len(left) == row["examples"]
+        assert row["low"] <= row["value"] <= row["high"]
+    assert main(words) == 0
+    assert "no record names the corpus" in capsys.readouterr().out
+    assert main([*words, "--corpus", str(tmp_path)]) == 2
+    assert "is not a prepared corpus" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -73,6 +73,15 @@ def test_card_tells_shape_data_scores_and_tasks(card):
     assert "| TF-IDF + logistic regression | accuracy | 0.885 | 0.862 – 0.907 | 824 |" in card
 
 
+def test_overlap_with_training_text_stands_in_page_and_cards(card, finished):
+    parts = read_parts(finished)
+    for text in (card, tuned_card(parts, parts.tasks[0]), render_page(parts)):
+        assert "24 of 824 test examples (2.9%) stand in training text" in text
+        assert "Without the examples that stand in training text" in text
+        assert "0.861" in text  # of the fine-tuned network without them
+        assert "a difference of 0.032 accuracy" in text
+
+
 def test_a_name_cannot_break_the_metadata(climb):
     import json
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -37,11 +38,17 @@ def test_tune_prints_a_table_a_verdict_and_five_examples(tuned, word_task, netwo
     assert str(tuned / "results.json") in printed
 
 
-def test_eval_scores_a_tuned_folder_again(tuned, capsys):
+def test_eval_scores_a_tuned_folder_again(tuned, network_folder, capsys):
     assert main(["eval", str(tuned), "--json"]) == 0
     printed = last_json(capsys)
     assert json.loads((tuned / "results.json").read_text())["verdict"] == printed["verdict"]
-    assert {"task", "folder", "verdict", "rows"} == set(printed)
+    assert {"task", "folder", "verdict", "rows", "limits", "weak", "kind", "overlap", "uncounted"} == set(
+        printed
+    )
+    assert printed["limits"]
+    assert json.loads((tuned / "origin.json").read_text()) == {
+        "model": os.path.relpath(network_folder, tuned)
+    }
 
 
 def test_predict_reads_stdin_and_writes_stdout(tuned, capsys, monkeypatch):

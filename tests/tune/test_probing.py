@@ -12,10 +12,9 @@ from stepladder.data.tokens.tokenizer import load_tokenizer  # noqa: E402
 from stepladder.errors import FingerprintError, TaskError  # noqa: E402
 from stepladder.eval.probed import GOLD_ANSWERS, figures_of  # noqa: E402
 from stepladder.models.score import score_continuations  # noqa: E402
-from stepladder.store import read_json  # noqa: E402
+from stepladder.store import ANSWERS_FILE, read_json  # noqa: E402
 from stepladder.tune.probing import (  # noqa: E402
     ANSWERS,
-    ANSWERS_FILE,
     FROZEN,
     SHOTS,
     design_probe,

@@ -94,7 +94,8 @@ def test_the_table_has_all_methods_and_says_which_to_use(tuned):
     stored = json.loads((tuned / "results.json").read_text())
     assert table.verdict == stored["verdict"]
     assert len(table.rows) == len(stored["rows"])
-    assert len(tables.format_table(table).splitlines()) == 7 + len(table.limits)
+    assert len(tables.format_table(table).splitlines()) == 8 + len(table.limits)
+    assert "no record names the corpus" in table.uncounted
     shown = tables.show_predictions(tuned)
     assert len(shown) == 5
     assert all(line.startswith(("right", "WRONG")) for line in shown)

@@ -10,7 +10,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from stepladder.errors import MissingExtraError, TaskError, did_you_mean
 from stepladder.eval.counts import mean_counts, ratio
+from stepladder.eval.overlap import THRESHOLD, Overlap, as_text, look_for
 from stepladder.eval.resample import Array, Measure, Sums, bootstrap
 from stepladder.records import TaskResult
 
@@ -33,9 +34,13 @@ _OF_PAIRS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HarnessRun:
-    """What `lm_eval.simple_evaluate` returned, samples included."""
+    """What `lm_eval.simple_evaluate` returned, samples included, and the (prompt, answer) of each document.
+
+    Prompts are without the examples and descriptions that a task may put before them.
+    """
 
     raw: Mapping[str, Any]
+    asked: Mapping[str, Mapping[int, tuple[str, str]]] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """The whole of it, as lm-eval writes it to a file."""
@@ -43,11 +48,25 @@ class HarnessRun:
 
         return json.dumps(self.raw, indent=2, default=handle_non_serializable, ensure_ascii=False)
 
-    @property
-    def documents(self) -> dict[str, dict[int, Mapping[str, Any]]]:
-        """Task → number of a document → its record."""
-        samples = self.raw.get("samples", {})
-        return {task: {int(one["doc_id"]): one["doc"] for one in rows} for task, rows in samples.items()}
+    def overlaps(
+        self, corpus: Path, *, threshold: float = THRESHOLD, quiet: bool = True
+    ) -> dict[str, Overlap]:
+        """By task, how many documents stand in the training text of a prepared corpus, and the rows of the
+        others: only metrics that can be taken of some documents.
+
+        Raises:
+            DataError: no prepared corpus, or a threshold that is no share.
+            StoreError: the corpus has no n-grams.
+        """
+        found = {}
+        for task, asked in self.asked.items():
+            overlap, clean = look_for(corpus, list(asked.values()), threshold=threshold, quiet=quiet)
+            if 0 < len(clean) < len(asked):
+                numbers = list(asked)
+                rows = self.rows({task: [numbers[at] for at in clean]})
+                overlap = replace(overlap, rows=tuple(rows))
+            found[task] = overlap
+        return found
 
     def rows(self, among: Mapping[str, Sequence[int]] | None = None) -> list[TaskResult]:
         """A row for each task and metric, with an interval of 95 %: bootstrap where the metric is a mean or
@@ -122,20 +141,7 @@ def run_harness(
         from stepladder.eval.lmeval import StepladderLM
     except ImportError as error:
         raise MissingExtraError("stepladder eval --harness", "lm-eval") from error
-    if path is not None and not path.is_dir():
-        raise TaskError(f"{path} is no folder of tasks", allowed="a folder with YAML files of lm-eval tasks")
-    manager = TaskManager(include_path=None if path is None else str(path), include_defaults=False)
-    if not set(tasks) <= set(manager.all_tasks):
-        manager = TaskManager(include_path=None if path is None else str(path))
-    unknown = [task for task in tasks if task not in manager.all_tasks]
-    if unknown:
-        close = did_you_mean(unknown[0], manager.all_tasks)
-        raise TaskError(
-            f"lm-eval knows no task {unknown[0]!r}{close}",
-            got=", ".join(tasks),
-            allowed="names of its own tasks, and of those in the YAML files below --harness-path",
-            next_command="lm_eval ls tasks",
-        )
+    manager = _manager(tasks, path, TaskManager)
     model = StepladderLM(folder, tokenizer)
     try:
         loaded = manager.load(list(tasks))
@@ -153,7 +159,52 @@ def run_harness(
         limit=limit or None,
         bootstrap_iters=1_000,
     )
-    return HarnessRun(raw=raw)
+    samples = raw.get("samples", {})
+    asked = {
+        name: {int(one["doc_id"]): _texts(task, one["doc"]) for one in samples[name]}
+        for name, task in loaded["tasks"].items()
+        if samples.get(name)
+    }
+    return HarnessRun(raw=raw, asked=asked)
+
+
+def _manager(tasks: Sequence[str], path: Path | None, kind: Callable[..., Any]) -> Any:
+    """An index of tasks, a `TaskManager`, that has all of these: lm-eval's own only where they are needed."""
+    if path is not None and not path.is_dir():
+        raise TaskError(f"{path} is no folder of tasks", allowed="a folder with YAML files of lm-eval tasks")
+    manager = kind(include_path=None if path is None else str(path), include_defaults=False)
+    if not set(tasks) <= set(manager.all_tasks):
+        manager = kind(include_path=None if path is None else str(path))
+    unknown = [task for task in tasks if task not in manager.all_tasks]
+    if unknown:
+        close = did_you_mean(unknown[0], manager.all_tasks)
+        raise TaskError(
+            f"lm-eval knows no task {unknown[0]!r}{close}",
+            got=", ".join(tasks),
+            allowed="names of its own tasks, and of those in the YAML files below --harness-path",
+            next_command="lm_eval ls tasks",
+        )
+    return manager
+
+
+def _texts(task: Any, doc: Mapping[str, Any]) -> tuple[str, str]:
+    """(prompt, gold answer) of a document; a number stands for one of its choices."""
+    choices = task.doc_to_choice(doc) if getattr(task.config, "doc_to_choice", None) is not None else ()
+
+    def text(value: Any) -> str:
+        is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices)
+        return as_text(choices[value] if is_number else value)
+
+    return text(task.doc_to_text(doc)), text(task.doc_to_target(doc))
+
+
+def format_overlaps(overlaps: Mapping[str, Overlap]) -> str:
+    """A sentence a task, and its rows without the documents that stand in training text."""
+    lines = []
+    for task, one in overlaps.items():
+        lines.append(f"{task}: {one.sentence}")
+        lines += ["Without them:", format_rows(one.rows)] if one.rows else []
+    return "\n".join(lines)
 
 
 def format_rows(rows: Sequence[TaskResult]) -> str:

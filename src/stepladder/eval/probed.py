@@ -16,9 +16,9 @@ from stepladder.eval.predictions import Predictions, kind_of, read_lines, read_m
 from stepladder.eval.resample import Measure, bootstrap
 from stepladder.eval.text_baselines import text_baselines
 from stepladder.eval.verdict import BLIND
-from stepladder.store import read_json
+from stepladder.store import ANSWERS_FILE, read_json
 
-ANSWERS_FILE, PROBES_FILE, GOLD_ANSWERS = "answers.json", "task_probes.csv", "gold answers"
+PROBES_FILE, GOLD_ANSWERS = "task_probes.csv", "gold answers"
 _Z95 = 1.959964
 
 

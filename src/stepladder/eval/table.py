@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stepladder.errors import StoreError, TaskError
 from stepladder.eval.baselines import TaskRows, label_baselines
 from stepladder.eval.counts import calibration_error
 from stepladder.eval.metrics import Gold, Groups, Metric, metric_named, metrics_of
+from stepladder.eval.overlap import THRESHOLD, UNKNOWN, Overlap, as_text, look_for
 from stepladder.eval.predictions import (
     NETWORKS,
     Predictions,
     Row,
+    asked_of,
+    gold_of,
     kind_of,
     read_lines,
     read_methods,
@@ -31,6 +35,7 @@ from stepladder.eval.predictions import show_predictions as show_predictions
 from stepladder.eval.resample import bootstrap
 from stepladder.eval.text_baselines import text_baselines
 from stepladder.eval.verdict import BLIND, LEARNED, Compared, limits, verdict
+from stepladder.models.words import find_corpus
 from stepladder.records import TaskResult, to_json
 from stepladder.store import DONE_FILE, read_json, write_json
 
@@ -42,7 +47,8 @@ Methods = Mapping[str, Sequence[Predictions]]
 class TaskTable:
     """Rows (one a method and metric), what they say in plain sentences, and what the test cannot tell.
 
-    `weak` says how many training labels no person gave; empty where all are people's.
+    `weak` says how many training labels no person gave; empty where all are people's. `overlap` is of the
+    test examples with the text of pretraining; where that was not counted `uncounted` says why.
     """
 
     task: str
@@ -51,6 +57,8 @@ class TaskTable:
     limits: tuple[str, ...] = ()
     kind: str = "classification"
     weak: str = ""
+    overlap: Overlap | None = None
+    uncounted: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,16 +81,51 @@ class TestSet:
         return len(self.gold) if self.groups is None else len(set(self.groups))
 
 
-def task_table(folder: Path, *, seed: int = 0) -> TaskTable:
+def task_table(
+    folder: Path,
+    *,
+    seed: int = 0,
+    corpus: Path | None = None,
+    threshold: float = THRESHOLD,
+    quiet: bool = True,
+) -> TaskTable:
     """Score every method in `folder` on the same test examples, add the baselines, write results.json.
 
+    How many test examples stand in the training text of `corpus` is counted beside it, by default of the one
+    that the folder's model is known to be trained on.
+
     Raises:
-        TaskError: a predictions file does not belong to the test set.
+        TaskError: a predictions file does not belong to the test set, or the test set is empty.
+        DataError: `corpus` is no prepared corpus, or the threshold no share.
+        StoreError: `corpus` has no n-grams.
     """
     test, methods = read_folder(folder, seed=seed)
     table = replace(score(test, methods), weak=weak_labels(read_lines(folder / "train.jsonl")))
+    known = corpus or find_corpus(folder)
+    if known is None:
+        table = replace(table, uncounted=UNKNOWN)
+    else:
+        rows = read_lines(folder / "test.jsonl")
+        examples = [(asked_of(row, test.kind), as_text(gold_of(row, test.kind))) for row in rows]
+        try:
+            found, clean = look_for(known, examples, threshold=threshold, quiet=quiet)
+        except StoreError as error:
+            if corpus:
+                raise
+            table = replace(table, uncounted=f"Overlap with training text was not counted: {error.wrong}.")
+        else:
+            table = replace(table, overlap=_apart(found, test, methods, clean))
     write_json(folder / RESULTS_FILE, table_object(table))
     return table
+
+
+def _apart(found: Overlap, test: TestSet, methods: Methods, clean: Sequence[int]) -> Overlap:
+    """With the scores on the examples that were not seen."""
+    if not 0 < len(clean) < len(test.gold):
+        return found
+    taken = {method: [run.take(clean) for run in runs] for method, runs in methods.items()}
+    rest = score(test.take(clean), taken)
+    return replace(found, rows=rest.rows, verdict=rest.verdict)
 
 
 def weak_labels(train: Sequence[Row]) -> str:
@@ -98,6 +141,8 @@ def weak_labels(train: Sequence[Row]) -> str:
 def read_folder(folder: Path, *, seed: int = 0) -> tuple[TestSet, Methods]:
     """The test set and what all methods said, baselines included (computed where they are not there yet)."""
     kind, name = kind_of(folder), read_json(folder / "task.json")["name"]
+    if not read_lines(folder / "test.jsonl"):
+        raise TaskError(f"{folder / 'test.jsonl'} holds no example", next_command=f"mv {folder} {folder}.old")
     rows: dict[str, list[Row]] = {
         split: [*read_lines(folder / f"{split}.jsonl")] for split in ("train", "dev", "test")
     }
@@ -154,16 +199,27 @@ def table_object(table: TaskTable) -> dict[str, Any]:
         "verdict": table.verdict,
         "limits": list(table.limits),
         "weak": table.weak,
+        "overlap": to_json(table.overlap) if table.overlap else None,
+        "uncounted": table.uncounted,
         "rows": [to_json(row) for row in table.rows],
     }
 
 
 def format_table(table: TaskTable) -> str:
-    """The table as lines of text: method, each metric with interval, seeds, seconds; then its limits."""
+    """The table as lines of text: method, each metric with interval, seeds, seconds; then its limits, and the
+    scores without the examples that stand in training text."""
+    lines = [*_grid(table.rows), *table.limits]
+    if table.overlap:
+        lines.append(table.overlap.sentence)
+        lines += ["Without them:", *_grid(table.overlap.rows)] if table.overlap.rows else []
+    return "\n".join([*lines, *filter(None, [table.uncounted, table.weak])])
+
+
+def _grid(rows: Sequence[TaskResult]) -> list[str]:
     by_method: dict[str, dict[str, TaskResult]] = defaultdict(dict)
-    for row in table.rows:
+    for row in rows:
         by_method[row.method][row.metric] = row
-    metrics = list(dict.fromkeys(row.metric for row in table.rows))
+    metrics = list(dict.fromkeys(row.metric for row in rows))
     texts = {
         method: [_cell(cells[name]) if name in cells else "" for name in metrics]
         for method, cells in by_method.items()
@@ -176,7 +232,7 @@ def format_table(table: TaskTable) -> str:
         first = next(iter(cells.values()))
         line = _line([method, *texts[method]], [width, *widths])
         lines.append(f"{line}  {first.seeds:>5}  {first.seconds:7.1f}")
-    return "\n".join([*lines, *table.limits, *filter(None, [table.weak])])
+    return lines
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

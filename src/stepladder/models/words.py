@@ -1,12 +1,13 @@
 """A run or Hugging Face folder in; the files and ids of its tokenizer that an export needs out. No torch."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stepladder.errors import ExportError, StoreError
 from stepladder.records import Shape
-from stepladder.store import read_json
+from stepladder.store import ORIGIN_FILE, read_json
 
 END_OF_TEXT, MASK = "<|endoftext|>", "[MASK]"
 
@@ -27,6 +28,23 @@ def find_tokenizer(folder: Path) -> Path:
         got=", ".join(str(candidate) for candidate in candidates),
         allowed="--tokenizer with the folder of the corpus that it was trained on",
     )
+
+
+def find_corpus(folder: Path) -> Path | None:
+    """The corpus that a model was trained on: that of a run's plan, or of the model of a tuned folder.
+
+    None where no record names one, or it is no longer there. The folder of a probe, CHECKPOINT/tasks/NAME, is
+    asked as its checkpoint.
+    """
+    plans = [folder / "plan.json"]
+    if folder.resolve().parent.name == "tasks":
+        plans.append(folder.resolve().parents[1] / "plan.json")
+    for record in (*plans, folder / ORIGIN_FILE, folder.resolve().parent / ORIGIN_FILE):
+        named = read_json(record).get("corpus") if record.exists() else None
+        if isinstance(named, str):
+            corpus = Path(os.path.normpath(record.parent / named))
+            return corpus if (corpus / "corpus.json").exists() else None
+    return None
 
 
 def read_tokenizer(path: Path) -> dict[str, Any]:

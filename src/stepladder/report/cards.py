@@ -5,8 +5,10 @@ as NOT STATED until somebody has said it.
 """
 
 import math
+from collections.abc import Sequence
 
 from stepladder import __version__
+from stepladder.records import TaskResult
 from stepladder.report.card_metadata import emitted_kg, target_metadata, tuned_metadata
 from stepladder.report.eu_summary import compute_verdict
 from stepladder.report.markdown import NOT_STATED, bullets, cell, names_of, one_line, section, stated
@@ -130,13 +132,19 @@ def _evaluation(parts: Parts) -> str:
 
 
 def _task(task: Task) -> list[str]:
+    said = [task.verdict, *map(one_line, task.remarks), one_line(task.weak)]
+    rest = ["Without the examples that stand in training text:", _rows(task.unseen)] if task.unseen else []
+    return [_rows(task.rows), *filter(None, said), *rest]
+
+
+def _rows(results: Sequence[TaskResult]) -> str:
     head = "| method | metric | value | 95 % interval | test examples |\n|---|---|---|---|---|"
     rows = [
         f"| {cell(row.method)} | {cell(row.metric)} | {row.value:.3f} | "
         f"{row.low:.3f} – {row.high:.3f} | {row.examples:,} |"
-        for row in task.rows
+        for row in results
     ]
-    return ["\n".join([head, *rows]), *filter(None, (task.verdict, one_line(task.weak)))]
+    return "\n".join([head, *rows])
 
 
 def tuned_card(parts: Parts, task: Task) -> str:

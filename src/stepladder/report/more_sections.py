@@ -7,8 +7,19 @@ from collections.abc import Sequence
 from stepladder import __version__
 from stepladder.records import TaskResult
 from stepladder.report import figures
-from stepladder.report.html import Html, commands, facts, figure, join, missing, paragraph, table, tag
-from stepladder.report.parts import COMMANDS, Parts, Task
+from stepladder.report.html import (
+    Html,
+    commands,
+    facts,
+    figure,
+    join,
+    listing,
+    missing,
+    paragraph,
+    table,
+    tag,
+)
+from stepladder.report.parts import COMMANDS, Parts
 from stepladder.report.sections import Section
 from stepladder.report.task_forecasts import forecast_pieces
 from stepladder.report.words import SMALL_KWH, number_of, short_name, show
@@ -34,7 +45,12 @@ def tasks(parts: Parts) -> Section:
             name = metric.replace("_", " ").capitalize()
             caption = f"{name} on {shown[0].examples:,} test examples; bars: 95 % bootstrap intervals."
             pieces.append(figure(f"task-{index}", caption))
-        pieces.append(_task_table(task))
+        pieces += [_task_table(task.rows), listing(task.remarks)]
+        if task.unseen:
+            pieces += [
+                paragraph("Without the examples that stand in training text:"),
+                _task_table(task.unseen),
+            ]
     damaged = [text for part, text in parts.missing.items() if part.startswith("tune/")]
     pieces += [missing(text, COMMANDS["tasks"]) for text in damaged]
     return Section(key="tasks", title="Tasks", body=join(pieces), figures=specs)
@@ -164,14 +180,12 @@ def overlap_verdict(rows: Sequence[TaskResult]) -> str:
     )
 
 
-def _task_table(task: Task) -> Html:
+def _task_table(results: Sequence[TaskResult]) -> Html:
     """A row a method, a column a metric."""
-    metrics = list(dict.fromkeys(row.metric for row in task.rows))
-    cells = {
-        (row.method, row.metric): f"{row.value:.3f} ({row.low:.3f} – {row.high:.3f})" for row in task.rows
-    }
-    first = {row.method: row for row in reversed(task.rows)}
-    methods = dict.fromkeys(row.method for row in task.rows)
+    metrics = list(dict.fromkeys(row.metric for row in results))
+    cells = {(row.method, row.metric): f"{row.value:.3f} ({row.low:.3f} – {row.high:.3f})" for row in results}
+    first = {row.method: row for row in reversed(results)}
+    methods = dict.fromkeys(row.method for row in results)
     head = ("method", *[metric.replace("_", " ") for metric in metrics], "seeds", "time", "notes")
     rows = [
         (

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from stepladder.brief import load_brief
 from stepladder.errors import StepladderError, StoreError
+from stepladder.eval.overlap import Overlap
 from stepladder.laws.registry import Frozen, find_forecasts
 from stepladder.laws.score import score
 from stepladder.laws.table import LOSS_UNITS, UNSTATED
@@ -76,13 +77,16 @@ class Target:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """One task: rows of its table, the sentence that `tune` wrote under it, and what it says of weak labels;
-    `place` is its folder's."""
+    `place` is its folder's. `remarks` are what the test set cannot tell and how much of it stands in training
+    text, `unseen` the rows without those examples."""
 
     name: str
     rows: tuple[TaskResult, ...]
     verdict: str = ""
     place: str = ""
     weak: str = ""
+    remarks: tuple[str, ...] = ()
+    unseen: tuple[TaskResult, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,7 +291,17 @@ def _read_task(path: Path) -> Task:
     name = str(value.get("task") or (rows[0].task if rows else path.parent.name))
     place = f"tune/{path.parent.name}"
     verdict, weak = (str(value.get(key, "")) for key in ("verdict", "weak"))
-    return Task(name=name, rows=rows, verdict=verdict, place=place, weak=weak)
+    overlap = from_json(Overlap, value["overlap"]) if value.get("overlap") else None
+    seen = overlap.sentence if overlap else str(value.get("uncounted", ""))
+    return Task(
+        name=name,
+        rows=rows,
+        verdict=verdict,
+        place=place,
+        weak=weak,
+        remarks=tuple(filter(None, (*map(str, value.get("limits", ())), seen))),
+        unseen=overlap.rows if overlap else (),
+    )
 
 
 def _read_scores(read: _Reader, parts: Parts) -> tuple[Score, ...]:

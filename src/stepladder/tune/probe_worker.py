@@ -17,9 +17,9 @@ from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.hf import load_folder
 from stepladder.models.score import score_continuations
 from stepladder.records import from_json
-from stepladder.store import DONE_FILE, write_json
+from stepladder.store import ANSWERS_FILE, DONE_FILE, write_json
 from stepladder.train.loop import Stopped
-from stepladder.tune.probing import ANSWERS, ANSWERS_FILE, EPOCHS, SHOTS, ProbeJob
+from stepladder.tune.probing import ANSWERS, EPOCHS, SHOTS, ProbeJob
 from stepladder.tune.prompts import answer_of, prompt_ids
 from stepladder.tune.run import TuneJob, TuneOptions
 from stepladder.tune.shots import write_shots

@@ -28,7 +28,7 @@ STEPS = (ANSWERS, SHOTS, FROZEN, FULL)
 USUAL_STEPS = (ANSWERS, SHOTS, FROZEN)
 # Passes over the training examples, at most: a head on stored features costs nearly nothing.
 EPOCHS = {FROZEN: 20, FULL: 4}
-ANSWERS_FILE, DESIGN_FILE = "answers.json", "design.json"
+DESIGN_FILE = "design.json"
 # Kinds with a small head, whose frozen features are computed once.
 _HEADED: tuple[Kind, ...] = ("classification", "multilabel", "rating")
 # Fewer test examples than this say little (a standard error of four points), more say little more.

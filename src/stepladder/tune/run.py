@@ -18,9 +18,10 @@ from stepladder.errors import TaskError, TrainError
 from stepladder.launch.environment import worker_environment
 from stepladder.launch.local import EXIT_RESUME, Interrupted, read_events, stop_process
 from stepladder.models.export import find_tokenizer, read_shape, read_tokenizer, weights_folder
+from stepladder.models.words import find_corpus
 from stepladder.progress import Progress
 from stepladder.records import Layout, Plan, Shape, from_json, to_json
-from stepladder.store import DONE_FILE, fingerprint, open_artefact, read_json, write_json
+from stepladder.store import DONE_FILE, ORIGIN_FILE, fingerprint, open_artefact, read_json, write_json
 from stepladder.tune.rows import KINDS, WRITTEN
 from stepladder.tune.tasks import Task, write_task
 
@@ -109,6 +110,7 @@ def tune_task(
     }
     open_artefact(out, fields)
     write_task(task, out)
+    _keep_origin(out, model)
     jobs = [
         TuneJob(
             model=str(source.resolve()),
@@ -128,6 +130,14 @@ def tune_task(
         with Progress("tune", most, "examples", quiet=quiet) as progress:
             _run_workers(waiting, out, workers, progress)
     return [Path(job.out) for job in jobs]
+
+
+def _keep_origin(out: Path, model: Path) -> None:
+    """Write which model is tuned and, where that is known, the corpus behind it; relative to `out`."""
+    corpus = find_corpus(model)
+    named = {"model": model, **({"corpus": corpus} if corpus else {})}
+    here = out.resolve()
+    write_json(out / ORIGIN_FILE, {key: os.path.relpath(path.resolve(), here) for key, path in named.items()})
 
 
 def check_kind(shape: Shape, task: Task) -> None:

@@ -24,7 +24,7 @@ def check(
     The text is not read again. Nothing is removed: leave examples out of the test, or prepare the corpus anew
     with --evaluation.
     """
-    from stepladder.data.contamination.decontaminate import check as look_for
+    from stepladder.data.contamination.coverage import check as look_for
     from stepladder.data.contamination.evaluation_sets import read_evaluations
     from stepladder.data.prepare import load_corpus
     from stepladder.errors import DataError

@@ -29,9 +29,10 @@ def probe(
     """
     from stepladder.data.canaries import CANARIES_FILE
     from stepladder.errors import DataError
+    from stepladder.models.words import find_corpus
     from stepladder.store import read_json, write_json
 
-    text = corpus or _trained_on(folder)
+    text = corpus or find_corpus(folder)
     makers: dict[str, Callable[[], dict[str, Any]]] = {"terms": lambda: _terms(folder, tokenizer or text)}
     if text:
         makers["extraction"] = lambda: _extraction(folder, text)
@@ -54,17 +55,6 @@ def probe(
         for line in entry["table"]:
             print(f"  {line}")
     return 0
-
-
-def _trained_on(folder: Path) -> Path | None:
-    """The corpus that the plan of a run names."""
-    from stepladder.store import read_json
-
-    plan = folder / "plan.json"
-    if not plan.exists():
-        return None
-    corpus = (folder / read_json(plan)["corpus"]).resolve()
-    return corpus if (corpus / "corpus.json").exists() else None
 
 
 def _terms(folder: Path, tokenizer: Path | None) -> dict[str, Any]:

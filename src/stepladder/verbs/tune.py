@@ -132,14 +132,12 @@ def _tasks(model: Path, name: str, how: tuple[KindName | None, str], examples: i
 
 
 def _show(folder: Path, method: str, json_: bool, *, quiet: bool) -> None:
-    from stepladder.eval.table import format_table, show_predictions, task_table
-    from stepladder.records import to_json
+    from stepladder.eval.table import format_table, show_predictions, table_object, task_table
     from stepladder.tune.run import METHODS
 
     table = task_table(folder)
     if json_:
-        rows = [to_json(row) for row in table.rows]
-        print(json.dumps({"task": table.task, "folder": str(folder), "verdict": table.verdict, "rows": rows}))
+        print(json.dumps({"folder": str(folder), **table_object(table)}))
         return
     if quiet:
         print(f"\n{table.task}")

@@ -3,8 +3,6 @@
 One shared n-gram says little: it would flag 64 % of the documents in text about software. A document goes
 when it holds a share of an example's n-grams, or when a share of its own n-grams stands in one example. What
 was put in other words is not found.
-
-`check` asks the n-grams that a corpus left behind (`stepladder.data.contamination.ngrams`), not its text.
 """
 
 import json
@@ -16,12 +14,7 @@ from typing import Any
 import numpy as np
 
 from stepladder.data.contamination.evaluation_sets import EvaluationSet
-from stepladder.data.contamination.ngrams import (
-    LARGEST_FALSE_SHARE,
-    NGRAM,
-    distinct,
-    open_corpus_index,
-)
+from stepladder.data.contamination.ngrams import NGRAM, distinct
 from stepladder.data.files import read_arrays, write_arrays
 from stepladder.data.quality.clean import normalise
 from stepladder.data.wordkeys import Words, words_of
@@ -44,8 +37,7 @@ SHORTEST_WORDS, SHORT_DOCUMENT_WORDS = 5, 2 * NGRAM
 # An n-gram of more examples than this is of the wording that a set gives to all of its examples. SQuAD has
 # 4.6 questions a paragraph (107,785 on 23,215, Rajpurkar et al. 2016), so its paragraphs stay far below.
 TEMPLATE_EXAMPLES = 100
-WORST, CHECK_WORST, _HEAD_CHARS = 3, 10, 160
-_HALF, _MOST = 0.5, 0.8
+WORST, HEAD_CHARS = 3, 160
 INDEX_FOLDER = "ngrams"
 # One bit in this many, or fewer, are set in the table that is asked before the search among the keys.
 _TABLE_SPARSITY = 64
@@ -105,7 +97,7 @@ class EvaluationIndex:
             grams=np.bincount(example, minlength=len(texts)).astype(np.int32),
             lengths=tuple(np.unique(count[is_short]).tolist()),
             is_short=is_short,
-            heads=tuple(" ".join(text[: 2 * _HEAD_CHARS].split())[:_HEAD_CHARS] for text in texts),
+            heads=tuple(" ".join(text[: 2 * HEAD_CHARS].split())[:HEAD_CHARS] for text in texts),
             table=_bit_table(unique[kept]),
         )
 
@@ -326,74 +318,3 @@ def summary(total: Mapping[str, Any], index: EvaluationIndex) -> dict[str, dict[
             ],
         }
     return out
-
-
-def coverage(folder: Path, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """(words, words in runs that stand in training text) of each text, and (n, step) of the stored n-grams.
-
-    A met n-gram covers its n words; the step is not above n, so a copied run is covered without gaps. Up to
-    `step - 1` words at either end of a run are not covered: no stored n-gram need reach them.
-    """
-    import polars as pl
-
-    index = open_corpus_index(folder / INDEX_FOLDER)
-    column = normalise(pl.DataFrame({"text": pl.Series(texts, dtype=pl.String)}))["text"]
-    counts, firsts, keys = np.zeros(len(texts), dtype=np.int64), [], []
-    passed = 0
-    for base, words in words_of(column):
-        counts[base : base + words.documents] = words.counts()
-        first = words.first_words(index.ngram)
-        keys.append(words.keys(first, index.ngram))
-        firsts.append(first + passed)
-        passed += len(words.document)
-    met = np.concatenate(firsts)[index.contains(np.concatenate(keys))]
-    edges = np.zeros(passed + 1, dtype=np.int64)
-    np.add.at(edges, met, 1)
-    np.add.at(edges, met + index.ngram, -1)
-    covered = np.concatenate([[0], np.cumsum(np.cumsum(edges)[:-1] > 0)])
-    ends = np.cumsum(counts)
-    return counts, covered[ends] - covered[ends - counts], (index.ngram, index.step)
-
-
-def check(folder: Path, evaluation: EvaluationSet) -> dict[str, Any]:
-    """How much of each example stands in the training text of the corpus in `folder`, which is not read.
-
-    Shares are of the checked examples, those of n words or more; runs of `certain_words` words are always
-    found, shorter ones by chance. `histogram` has ten bins of equal width over coverage 0 to 1.
-
-    Raises:
-        StoreError: the corpus has no n-gram index.
-        DataError: all examples are too short.
-    """
-    words, covered, (ngram, step) = coverage(folder, evaluation.texts)
-    checked = np.flatnonzero(words >= ngram)
-    if not len(checked):
-        raise DataError(
-            f"no example of {evaluation.name} can be looked for",
-            got=f"{len(words)} example(s), all below {ngram} words",
-            allowed=f"examples of {ngram} words or more",
-        )
-    share = covered[checked] / words[checked]
-    worst = np.lexsort((checked, -share))[:CHECK_WORST]
-    return {
-        "set": evaluation.name,
-        "examples": len(words),
-        "too_short": len(words) - len(checked),
-        "words": int(words[checked].sum()),
-        "covered_words": int(covered[checked].sum()),
-        "with_overlap": int((share > 0).sum()),
-        "share_half": float((share >= _HALF).mean()),
-        "share_most": float((share >= _MOST).mean()),
-        "histogram": np.bincount(np.minimum((share * 10).astype(int), 9), minlength=10).tolist(),
-        "worst": [
-            {
-                "example": int(checked[place]),
-                "coverage": round(float(share[place]), 3),
-                "words": int(words[checked[place]]),
-                "head": " ".join(evaluation.texts[checked[place]].split())[:_HEAD_CHARS],
-            }
-            for place in worst[share[worst] > 0]
-        ],
-        "certain_words": ngram + step - 1,
-        "false_share": LARGEST_FALSE_SHARE,
-    }

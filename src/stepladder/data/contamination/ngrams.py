@@ -6,7 +6,7 @@ them in every run of `NGRAM + STEP - 1` words that the text shares with the corp
 
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,10 @@ class CorpusIndex:
     partitions: int
     keys: int
 
-    def contains(self, key: np.ndarray) -> np.ndarray:
+    def contains(self, key: np.ndarray, on_range: Callable[[int, int], None] = lambda *_: None) -> np.ndarray:
         """Boolean per key: stored, or (with probability below `LARGEST_FALSE_SHARE`) taken for a stored one.
+
+        One range is in memory at a time; `on_range` hears (ranges asked, ranges in all).
 
         Raises:
             StoreError: a range of the index is missing or damaged.
@@ -135,6 +137,7 @@ class CorpusIndex:
         for number, (low, high) in enumerate(itertools.pairwise(edges)):
             if high > low:
                 out[order[low:high]] = self._in_range(number, ranked[low:high])
+            on_range(number + 1, self.partitions)
         return out
 
     def _in_range(self, number: int, key: np.ndarray) -> np.ndarray:
