@@ -1,12 +1,17 @@
 """Generation and scoring with a cache, against the network that computes everything anew."""
 
+import itertools
+import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
 from stepladder.errors import ExportError  # noqa: E402
+from stepladder.models import generate  # noqa: E402
 from stepladder.models.generate import (  # noqa: E402
     Reading,
     Sampling,
@@ -47,6 +52,32 @@ def test_a_ragged_batch_says_what_each_prompt_does_alone(network):
     expected = [anew(network, prompt, 12) for prompt in PROMPTS]
     assert generate_many(network, PROMPTS, 12, end=END, vocabulary=VOCABULARY) == expected
     assert [list(stream(network, one, 12, end=END, vocabulary=VOCABULARY)) for one in PROMPTS] == expected
+
+
+@given(st.lists(st.integers(1, 80), max_size=9), st.integers(1, 3), st.integers(100, 400))
+def test_batches_are_cut_so_that_filling_and_steps_cost_least(lengths, new_tokens, positions):
+    lengths, context = sorted(lengths, reverse=True), 70
+    lengths = [min(length, context) for length in lengths]
+
+    def cost(cuts):
+        parts = [(at, end) for at, end in itertools.pairwise(cuts)]
+        room = [(end - at) * min(lengths[at] + new_tokens, context) for at, end in parts]
+        if any(one > positions and end - at > 1 for one, (at, end) in zip(room, parts, strict=True)):
+            return math.inf
+        steps = new_tokens * generate._STEP_POSITIONS
+        return sum((end - at) * lengths[at] + steps for at, end in parts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "_BATCH_POSITIONS", positions)
+        cuts = generate._cuts(lengths, new_tokens, context)
+    inner = range(1, len(lengths))
+    every = [
+        [0, *chosen, len(lengths)]
+        for count in range(len(lengths))
+        for chosen in itertools.combinations(inner, count)
+    ]
+    assert cost(cuts) == min(map(cost, every), default=0)
+    assert cuts == sorted(set(cuts))
 
 
 @torch.no_grad()
