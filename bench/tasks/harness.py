@@ -24,7 +24,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import datasets
 import lm_eval
+import numpy as np
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -144,7 +146,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
                 one["whole"].append(time.process_time() - started)
                 one["model"].append(sum(clocks[side]))
                 scores[side] = {
-                    metric: value
+                    metric: float(value)
                     for metric, value in raw["results"][kind].items()
                     if isinstance(value, float) and "_stderr" not in metric
                 }
@@ -153,7 +155,21 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
             answer_by_hand(models[OURS], kind, samples)
             sides.setdefault(NATIVE, {"model": []})["model"].append(time.process_time() - started)
         found[kind] = {"seconds": sides, "scores": scores}
+        if kind == "rolling":
+            exact = HFLM(pretrained=str(folder / "export"), device="cpu", dtype="float64", batch_size=1)
+            found[kind]["apart"] = apart({**models, "exact": exact}, samples)
     return found
+
+
+def apart(models: Mapping[str, LM], samples: list[Mapping[str, Any]]) -> dict[str, float]:
+    """Side → largest relative difference of a text's log-likelihood from that of "hf" in float64."""
+    requests = [
+        Instance(request_type="loglikelihood_rolling", doc={}, arguments=sample["arguments"][0], idx=at)
+        for at, sample in enumerate(samples)
+    ]
+    said = {side: np.array(model.loglikelihood_rolling(requests)) for side, model in models.items()}
+    exact = said.pop("exact")
+    return {side: float(np.abs(one / exact - 1).max()) for side, one in said.items()}
 
 
 def clocked(model: LM) -> list[float]:
@@ -206,6 +222,8 @@ def report(measured: Mapping[str, Any]) -> None:
             f"{kind}: {best} takes {statistics.median(ratios):.2f} x ours (rounds {ratios[0]:.2f} to "
             f"{ratios[-1]:.2f}); own scorer {medians[NATIVE]['model'] / medians[OURS]['model']:.2f} of ours"
         )
+        for side, far in one.get("apart", {}).items():
+            print(f"  {side}: a text's log-likelihood is at most {far:.1e} of it from hf in float64")
         for side, scores in one["scores"].items():
             print(f"  {side}: " + ", ".join(f"{name} {value!r}" for name, value in scores.items()))
 

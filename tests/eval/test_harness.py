@@ -16,6 +16,7 @@ import lm_eval  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window  # noqa: E402
 
 from stepladder.cli import main  # noqa: E402
 from stepladder.data.options import Cleaning, CorpusOptions  # noqa: E402
@@ -28,9 +29,10 @@ from stepladder.eval.lmeval import StepladderLM  # noqa: E402
 from stepladder.eval.scorer import score_pairs, score_texts, write_texts  # noqa: E402
 from stepladder.models import hf  # noqa: E402
 from stepladder.models.export import export_folder  # noqa: E402
-from stepladder.models.score import score_continuations  # noqa: E402
+from stepladder.models.score import rolling_pairs, score_continuations  # noqa: E402
 from stepladder.records import Shape  # noqa: E402
 from stepladder.tune.examples import example_task  # noqa: E402
+from stepladder.tune.run import TuneOptions, tune_task  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval and datasets warn of their own
 torch.set_num_threads(1)
@@ -48,6 +50,8 @@ SHAPE = Shape(
 END = "<|endoftext|>"
 # fp32 rounding of sums over at most a few hundred tokens.
 ROUNDING = 2e-4
+# "hf" sums the log-likelihoods of a window in fp32, which is off by up to 2e-7 of the sum; ours adds in fp64.
+SUMS = 5e-7
 TASKS = ["topic", "text", "summary"]
 
 
@@ -183,9 +187,19 @@ def test_rolling_log_likelihoods_are_those_of_transformers(models):
         model.loglikelihood_rolling(asked("loglikelihood_rolling", *((text,) for text in TEXTS)))
         for model in (theirs, ours)
     )
-    assert expected == pytest.approx(actual, rel=1e-6, abs=ROUNDING)
-    longest = [model.tok_encode(TEXTS[1]) for model in models]
-    assert all(len(ids) > CONTEXT for ids in longest)  # more windows than one
+    assert expected == pytest.approx(actual, rel=SUMS, abs=ROUNDING)
+
+
+@pytest.mark.parametrize("count", [1, 2, CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT, 200])
+def test_windows_are_those_of_lm_eval(models, count):
+    ours = models[0]
+    ids = torch.randint(1, 600, (count,), generator=torch.Generator().manual_seed(count)).tolist()
+    windows = get_rolling_token_windows(
+        ids, prefix_token=ours.prefix_token_id, max_seq_len=ours.max_length, context_len=1
+    )
+    expected = [make_disjoint_window(window) for window in windows]
+    found = rolling_pairs([ours.prefix_token_id, *ids], ours.max_length, 0.0)
+    assert expected == [(list(context), list(said)) for context, said in found]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +229,8 @@ def test_the_harness_scores_our_runtime_as_it_does_the_export(run, export, model
                 if metric.partition(",")[0].endswith("_stderr"):
                     continue
                 if metric.startswith(("bits_per_byte", "byte_perplexity")):
-                    assert value == pytest.approx(actual[metric], rel=1e-6)
+                    assert value == pytest.approx(actual[metric], rel=SUMS)
+                    assert f"{value:.4f}" == f"{actual[metric]:.4f}"  # as lm-eval prints it
                 else:
                     assert value == actual[metric]
             for one, other in zip(theirs["samples"][task], ours["samples"][task], strict=True):
@@ -272,6 +287,29 @@ def test_rows_have_intervals_and_lm_evals_own_values(run, tasks):
     assert -whole[0] / whole[1] / math.log(2) == pytest.approx(part["bits_per_byte"].value)
     assert part["bits_per_byte"].examples == 2
     assert "bits_per_byte" in format_rows(found.rows())
+
+
+@pytest.mark.parametrize("which", ["topic", "summary"])
+def test_a_tuned_folder_is_scored_as_its_export(run, examples, tasks, tmp_path, capsys, which):
+    """A network with a head for labels, and one that was taught to write."""
+    task = examples[which == "summary"]
+    options = TuneOptions(methods=("full",), epochs=1, rate=0.3)
+    (tuned,) = tune_task(run, task, tmp_path / "tuned", options=options, quiet=True)
+    words = ["eval", str(tuned), "--harness", ",".join(TASKS), "--harness-path", str(tasks), "--json"]
+    assert main(words) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    actual = {(row["task"], row["metric"]): row["value"] for row in rows}
+    before = {(row.task, row.metric): row.value for row in run_harness(run, TASKS, path=tasks).rows()}
+    assert actual["text", "bits_per_byte"] != before["text", "bits_per_byte"]
+    out = export_folder(tuned, tmp_path / "export")
+    found = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=str(out), device="cpu", dtype="float32", batch_size=1),
+        tasks=TASKS,
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        bootstrap_iters=0,
+    )["results"]
+    for (task_name, metric), value in actual.items():
+        assert found[task_name][f"{metric},none"] == pytest.approx(value, rel=SUMS)
 
 
 def test_documents_in_training_text_are_counted_and_left_out(run, tasks, tmp_path, capsys):
