@@ -8,19 +8,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stepladder import task_stages
 from stepladder.brief_nouns import Brief, DataBrief
 from stepladder.errors import StoreError
 from stepladder.eval.probed import GOLD_ANSWERS, PROBES_FILE, Figure, probed_seconds
 from stepladder.laws.estimate import FitOptions
 from stepladder.laws.fit import fit_law
 from stepladder.laws.registry import find_forecasts, is_intact, record_outcomes, scored_of
+from stepladder.laws.score import reliability
+from stepladder.laws.show import registry_text
 from stepladder.laws.table import read_observations
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import shape_for_width
 from stepladder.records import Derived, Law, Layout, Observation, Plan, Recipe
+from stepladder.report.reliability import write_reliability
 from stepladder.report.task_forecasts import forecast_line, forecast_pieces
 from stepladder.stages import LOSS_UNIT, Climb
-from stepladder.task_stages import FORETOLD_FILE, TaskProbe, _write_probes, foretell, probes_text
+from stepladder.store import write_json
+from stepladder.task_stages import (
+    FORETOLD_FILE,
+    TaskProbe,
+    _write_probes,
+    foretell,
+    probes_text,
+    tell_tasks,
+)
 
 TESTS = 1_000
 
@@ -180,6 +192,38 @@ def test_outcomes_are_told_in_the_report_and_counted_apart_from_losses(climb, pr
     assert "kinds, zero-shot: refused" in page
     assert page.count("<tr>") == 4
     assert forecast_line([]) == []
+
+
+def test_a_score_of_nothing_is_told_beside_its_forecast(climb, probes, law, monkeypatch, capsys):
+    said = foretell(climb, plan_of(), law, probes)
+    target = run_of("target", *TARGET, 99)
+    write_json(climb.folder / "target@1" / "run.json", {"status": "ok"})
+    figures = [
+        replace(one, value=0.0) if one.metric == "accuracy" else one for one in figures_of_run(target, 99)
+    ]
+    found = [TaskProbe(run=target, figure=one) for one in figures]
+    monkeypatch.setattr(task_stages, "observe", lambda _: target)
+    monkeypatch.setattr(task_stages, "_probe", lambda *_: found)
+    capsys.readouterr()
+    scores = tell_tasks(climb, said, probes)
+    assert [score.run for score in scores] == [item.run for item in said]
+    assert [score.outcome for score in scores[1:]] == [0.0, 0.0]
+    printed = capsys.readouterr().out
+    assert "frozen features, task_accuracy: forecast 0." in printed
+    assert "measured 0, error +0." in printed
+    assert "MISS: outside the 80 % interval" in printed
+    assert "zero-shot: measured 0; its forecast had been refused" in printed
+    frozen = find_forecasts(climb.folder / FORETOLD_FILE)
+    assert "1 of 2 outcomes inside the 80 % interval" in forecast_line(frozen)[0]
+    assert "0.000" in "".join(forecast_pieces(frozen))
+    (row, *_) = reliability(scored_of(frozen))
+    assert row.count == 3
+    assert [share.held for share in row.shares if share.level in (0.8, 0.95)] == [1, 1]
+    assert math.isfinite(row.bias)
+    assert math.isfinite(row.median_error)
+    assert "+0." in registry_text(frozen)
+    write_reliability(climb.folder / "reliability.html", frozen)
+    assert "not of 0" in (climb.folder / "reliability.html").read_text()
 
 
 def test_probes_stand_in_one_table_that_keeps_rows_of_other_runs(tmp_path, probes):

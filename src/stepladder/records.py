@@ -357,7 +357,12 @@ class Score:
 
     @property
     def relative_error(self) -> float:
-        """(forecast - outcome) / outcome: positive means that the forecast was pessimistic for a loss."""
+        """(forecast - outcome) / outcome: positive means that the forecast was pessimistic for a loss.
+
+        Infinite where a task's score is 0 and something else was forecast.
+        """
+        if not self.outcome:
+            return math.inf if self.forecast.value > 0 else 0.0
         return self.forecast.value / self.outcome - 1.0
 
 

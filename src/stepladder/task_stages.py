@@ -204,7 +204,7 @@ def tell_tasks(climb: Climb, foretold: Sequence[Forecast], probes: Sequence[Task
     found = _probe(climb, [row], [folder], kept)
     _write_probes(climb.folder / PROBES_FILE, [*probes, *found])
     outcomes = {f"{row.run} {probe.figure.name}": probe.figure.value for probe in found}
-    known = {said.run: outcomes[said.run] for said in foretold if outcomes.get(said.run, 0.0) > 0}
+    known = {said.run: outcomes[said.run] for said in foretold if said.run in outcomes}
     if not known:
         return []
     scores = record_outcomes(climb.folder / FORETOLD_FILE, known)

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from stepladder.cli import main
+from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.tune.tasks import write_task
 
 
@@ -81,6 +82,20 @@ def test_export_complete_and_eval_on_the_export(tmp_path, network_folder, corpus
     for greedy in ([], ["--greedy"]):
         assert main(["complete", out, "--prompt", "the apple", "--tokens", "5", *greedy]) == 0
         assert capsys.readouterr().out.startswith("the apple")
+    for prompt, unseen in (("the apple", 0), ("the apple " * 40, None)):
+        assert main(["complete", out, "--prompt", prompt, "--tokens", "3", "--greedy", "--json"]) == 0
+        said = capsys.readouterr()
+        printed = json.loads(said.out)
+        # The prompt stands behind the end of another text.
+        read = 1 + len(load_tokenizer(corpus).encode(prompt))
+        assert read == printed["prompt_tokens"]
+        assert printed["unseen_tokens"] == (max(read - 32, 0) if unseen is None else unseen)
+        assert said.err == (
+            f"note: the prompt has {read:,} tokens; the network sees the last 32, its context\n"
+            if unseen is None
+            else ""
+        )
+    assert printed["unseen_tokens"] > 0
     (tmp_path / "text.txt").write_text("the apple and the hammer")
     assert main(["eval", out, "--on", str(tmp_path / "text.txt"), "--json"]) == 0
     assert last_json(capsys)["num_bytes"] == 24

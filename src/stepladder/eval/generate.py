@@ -27,13 +27,17 @@ class Speaker:
         """Ids that a token has; a network's vocabulary may be padded."""
         return min(self.words.vocab_size, self.network.shape.vocab_size)
 
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """What the network goes on from; of more ids than its context it sees the last ones."""
+        # In training every document follows the end of another one.
+        return [*self.words.start_ids, *self.words.encode(prompt)]
+
     def say(self, prompt: str, tokens: int, sampling: Sampling, *, until: str = "") -> Iterator[str]:
         """Pieces of at most `tokens` tokens of text after `prompt`, up to `until` where it is said.
 
         A piece is whole characters; what may be the beginning of `until` waits for the next one.
         """
-        # In training every document follows the end of another one.
-        ids = [*self.words.start_ids, *self.words.encode(prompt)]
+        ids = self.prompt_ids(prompt)
         new: list[int] = []
         told = 0
         for token in stream(

@@ -25,14 +25,16 @@ TASK = "task"
 
 
 def score(forecast: Forecast, outcome: float) -> Score:
-    """Set the forecast loss beside the measured one (same unit).
+    """Set the forecast loss beside the measured one (same unit). A task's score may be 0.
 
     Raises:
         LawError: the outcome is not a positive finite number.
     """
-    if not (math.isfinite(outcome) and outcome > 0):
+    quantity = quantity_of(forecast)
+    least = 0.0 if quantity.startswith(TASK) else math.ulp(0.0)
+    if not (math.isfinite(outcome) and outcome >= least):
         raise LawError("an outcome must be a finite loss above zero", got=str(outcome))
-    return Score(run=forecast.run, quantity=quantity_of(forecast), forecast=forecast.loss, outcome=outcome)
+    return Score(run=forecast.run, quantity=quantity, forecast=forecast.loss, outcome=outcome)
 
 
 def quantity_of(forecast: Forecast) -> str:
@@ -110,7 +112,8 @@ class Reliability:
     """A row of the table: shares at 50, 80, 90, 95 %, errors, median width of the 95 % interval.
 
     `horizon` is "all" or a bucket. `bias` is the mean log error of the laws' own means, `too_high` how many
-    of these are above zero: like the intervals of the shares they count laws.
+    of these are above zero: like the intervals of the shares they count laws. Scores of 0 count in the
+    shares and in no error.
     """
 
     quantity: str
@@ -152,13 +155,18 @@ def bucket(horizon: float) -> str:
 
 
 def log_error(item: Score) -> float:
-    """log(forecast / outcome)."""
-    return math.log(item.forecast.value / item.outcome)
+    """log(forecast / outcome); infinite where a task's score is 0."""
+    return math.log(item.forecast.value / item.outcome) if item.outcome else math.inf
 
 
 def surprise(item: Score) -> float:
-    """Normal deviations between median and outcome; infinite beyond an interval of no width."""
+    """Normal deviations between median and outcome; infinite beyond an interval of no width.
+
+    A score of 0 has no place on a scale of logarithms: it is at the limit of the level that holds it.
+    """
     said, away = item.forecast, -log_error(item)
+    if not item.outcome:
+        return Z80 if said.held80(0.0) else Z95 if said.held95(0.0) else math.inf
     ends = (said.high80, said.high95) if away >= 0 else (said.low80, said.low95)
     half80, half95 = (abs(math.log(end / said.value)) if end > 0 else math.inf for end in ends)
     if abs(away) <= half80:
@@ -182,9 +190,11 @@ def tail(held: int, count: int, level: float) -> float:
 def _row(quantity: str, horizon: str, some: Sequence[Scored]) -> Reliability:
     groups: dict[str, list[float]] = {}
     for number, item in enumerate(some):
-        groups.setdefault(item.law or f"alone {number}", []).append(log_error(item.score))
-    means = [fmean(errors) for errors in groups.values()]
+        errors = groups.setdefault(item.law or f"alone {number}", [])
+        errors += [log_error(item.score)] if item.score.outcome else []
+    means = [fmean(errors) for errors in groups.values() if errors]
     bias, bias_error, _ = _bias(means)
+    relative = [abs(item.score.relative_error) for item in some if item.score.outcome]
     surprises = [surprise(item.score) for item in some]
     return Reliability(
         quantity=quantity,
@@ -195,7 +205,7 @@ def _row(quantity: str, horizon: str, some: Sequence[Scored]) -> Reliability:
         bias=bias,
         bias_error=bias_error,
         too_high=sum(mean > 0 for mean in means),
-        median_error=median(abs(item.score.relative_error) for item in some),
+        median_error=median(relative) if relative else math.nan,
         width95=median(_width95(item.score) for item in some),
     )
 
@@ -210,7 +220,7 @@ def _share(level: float, z: float, surprises: Sequence[float], laws: int) -> Sha
 
 def _bias(errors: Sequence[float]) -> tuple[float, float, int]:
     spread = stdev(errors) / math.sqrt(len(errors)) if len(errors) > 1 else math.nan
-    return fmean(errors), spread, len(errors)
+    return fmean(errors) if errors else math.nan, spread, len(errors)
 
 
 def _width95(item: Score) -> float:

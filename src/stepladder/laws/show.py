@@ -129,9 +129,16 @@ def score_text(result: Score) -> str:
     word95 = "inside" if said.held95(result.outcome) else "OUTSIDE"
     return (
         f"{result.run}, {result.quantity}: forecast {said.value:.5g}, measured {result.outcome:.5g}, error "
-        f"{result.relative_error:+.2%}; {word80} the 80 % interval {said.low80:.5g} to {said.high80:.5g}, "
+        f"{_error(result)}; {word80} the 80 % interval {said.low80:.5g} to {said.high80:.5g}, "
         f"{word95} the 95 % interval {said.low95:.5g} to {said.high95:.5g}"
     )
+
+
+def _error(result: Score) -> str:
+    """Of the outcome; nothing is a share of a task's score of 0."""
+    if result.outcome:
+        return f"{result.relative_error:+.2%}"
+    return f"{result.forecast.value:+.4g}"
 
 
 def registry_text(found: Sequence[Frozen]) -> str:
@@ -146,7 +153,7 @@ def registry_text(found: Sequence[Frozen]) -> str:
         else:
             word = "held 80" if loss.held80(item.score.outcome) else "missed 80"
             word95 = "held 95" if loss.held95(item.score.outcome) else "missed 95"
-            outcome = f"{item.score.outcome:.4f} ({item.score.relative_error:+.2%}, {word}, {word95})"
+            outcome = f"{item.score.outcome:.4f} ({_error(item.score)}, {word}, {word95})"
             outcome += f"; not counted: {item.uncounted}" if item.uncounted else ""
         name = f"{item.path.resolve().parent.name}/{forecast.run}"
         lines.append(

@@ -251,7 +251,7 @@ def _line(item: Scored) -> tuple[str, ...]:
         show(one.quantity, said.value),
         show_range(one.quantity, said.low80, said.high80),
         show(one.quantity, one.outcome),
-        percent(one.relative_error, signed=True),
+        percent(one.relative_error, signed=True) if one.outcome else "not of 0",
         held,
     )
 
@@ -259,6 +259,7 @@ def _line(item: Scored) -> tuple[str, ...]:
 def _error_rows(scored: Sequence[Scored], quantity: str) -> Rows:
     """Rows by horizon; near ones are moved apart by a bar's width where there are few."""
     some = [item for item in scored if item.quantity == quantity and math.isfinite(item.horizon)]
+    some = [item for item in some if item.score.outcome]  # nothing is a share of 0
     some.sort(key=lambda item: item.horizon)
     gap = 1.02 if len(some) <= 30 else 1.0
     rows, last = [], 0.0

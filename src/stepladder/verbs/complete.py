@@ -1,6 +1,7 @@
 """`stepladder complete`: a checkpoint and a prompt in, the text that it goes on with out."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +27,15 @@ def complete(
 
     speaker = open_speaker(folder, tokenizer)
     how = Sampling(temperature=0.0 if greedy else temperature, top_k=top_k, top_p=top_p, seed=seed)
+    read, context = len(speaker.prompt_ids(prompt)), speaker.network.shape.context_tokens
+    if read > context:
+        note = f"note: the prompt has {read:,} tokens; the network sees the last {context:,}, its context"
+        print(note, file=sys.stderr)
     pieces = speaker.say(prompt, tokens, how)
     if json_:
-        print(json.dumps({"prompt": prompt, "text": "".join(pieces)}))
+        unseen = max(read - context, 0)
+        said = {"prompt": prompt, "prompt_tokens": read, "unseen_tokens": unseen, "text": "".join(pieces)}
+        print(json.dumps(said))
         return 0
     print(prompt, end="", flush=True)
     for piece in pieces:
