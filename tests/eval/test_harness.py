@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 
 import pytest
 
@@ -347,6 +348,16 @@ def test_documents_in_training_text_are_counted_and_left_out(run, tasks, tmp_pat
         assert row["low"] <= row["value"] <= row["high"]
     assert main(words) == 0
     assert "no record names the corpus" in capsys.readouterr().out
+    known_run = shutil.copytree(run, tmp_path / "known", ignore=shutil.ignore_patterns("harness"))
+    (known_run / "plan.json").write_text('{"corpus": "../corpus"}')
+    assert main(["eval", str(known_run), "--harness", "topic", "--harness-path", str(tasks)]) == 0
+    said = capsys.readouterr()
+    assert (
+        f"note: the model was trained on {tmp_path / 'corpus'}: test examples are looked for there"
+        in said.err
+    )
+    assert f"topic: {len(copied)} of {len(known)} test examples" in said.out
+    assert "Without them:" in said.out
     assert main([*words, "--corpus", str(tmp_path)]) == 2
     assert "is not a prepared corpus" in capsys.readouterr().err
 
