@@ -101,7 +101,9 @@ class Case:
 
 
 def ours(case: Case, method: str, clock: Clock) -> dict[str, int]:
-    """The worker's own loop: metrics, meter and all. Dev is one batch, scored after the last step."""
+    """The worker's own loop: metrics, meter and all. Dev is one batch, scored after one step more than is
+    timed: the loop tells of a step when it has been judged, and the peers judge nothing.
+    """
     job = case.job(method)
     task = worker.encode_task(job)
     model = worker.build_model(job, task.adapter)
@@ -113,7 +115,7 @@ def ours(case: Case, method: str, clock: Clock) -> dict[str, int]:
     reset_peak()
     before = peak_rss_bytes()
     run = train(
-        model, Tuning(task.adapter, dev, keeper), source, replace(told, steps=case.steps, evaluations=0)
+        model, Tuning(task.adapter, dev, keeper), source, replace(told, steps=case.steps + 1, evaluations=0)
     )
     every = sum(parameter.numel() for _, parameter in torch.nn.Module.named_parameters(model))
     return {"trained": run.params, "params": every, "bytes": run.peak_bytes - before}
