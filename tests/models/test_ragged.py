@@ -101,7 +101,7 @@ def test_what_stands_in_the_padding_does_not_matter(network):
 def test_rows_apart_and_joined():
     row = ragged_rows(torch.tensor([2, 3]), 4)
     x = torch.arange(10.0).view(1, 5, 2)
-    assert row.slots_N.tolist() == [0, 1, 4, 5, 6]
-    assert row.places_N.tolist() == [0, 1, 0, 1, 2]
+    assert row.slots.tolist() == [0, 1, 4, 5, 6]
+    assert row.places.tolist() == [0, 1, 0, 1, 2]
     assert row.apart(x)[0, 2:].abs().sum() == 0
     assert torch.equal(x, row.joined(row.apart(x)))

@@ -1,7 +1,7 @@
-"""Texts padded on the right in; their real tokens as one row, and that row as padded texts again, out (torch).
+"""Texts padded on the right in; their real tokens as one row, and that row padded again, out (torch).
 
-Everything but attention works on single tokens: on one row of them nothing is spent on padding. Shape suffixes
-are those of `transformer.py`, and N: the real tokens of all texts, one text behind the other.
+Everything but attention works on single tokens: on one row of them nothing is spent on padding. Shape
+suffixes are those of `transformer.py`, and N: the real tokens of all texts, one text behind the other.
 """
 
 from dataclasses import dataclass
@@ -15,36 +15,36 @@ from torch import Tensor
 class Ragged:
     """How real tokens lie in padded rows, and the mask that attention takes over these.
 
-    `slots_N` number the real tokens in the flattened (B, T), `places_N` count within a text. `wanted_B` are
-    the only tokens of the row whose states the last block has to compute; None: all.
+    `slots` (N) number the real tokens in the flattened (B, T), `places` (N) count within a text. `wanted` (B)
+    are the only tokens of the row whose states the last block has to compute; None: all.
     """
 
     rows: tuple[int, int]
-    slots_N: Tensor
-    places_N: Tensor
+    slots: Tensor
+    places: Tensor
     mask: Tensor | None = None
-    wanted_B: Tensor | None = None
+    wanted: Tensor | None = None
 
     def apart(self, x_1N: Tensor) -> Tensor:
         """(1, N, ...) as (B, T, ...), with zeros for padding."""
         batch, tokens = self.rows
-        padded = _Apart.apply(x_1N[0], self.slots_N, batch * tokens)
+        padded = _Apart.apply(x_1N[0], self.slots, batch * tokens)
         return padded.view(batch, tokens, *x_1N.shape[2:])
 
     def joined(self, x_BT: Tensor) -> Tensor:
         """(B, T, ...) as (1, N, ...)."""
-        return _Join.apply(x_BT.flatten(0, 1), self.slots_N)[None]
+        return _Join.apply(x_BT.flatten(0, 1), self.slots)[None]
 
     def kept(self, x_1N: Tensor) -> Tensor:
         """(1, N, ...), or only what is wanted of it, (1, B, ...)."""
-        return x_1N if self.wanted_B is None else x_1N[:, self.wanted_B]
+        return x_1N if self.wanted is None else x_1N[:, self.wanted]
 
 
 def ragged_rows(lengths_B: Tensor, tokens: int) -> Ragged:
     """Rows of `lengths_B` real tokens each, padded to `tokens`."""
     real_BT = torch.arange(tokens, device=lengths_B.device) < lengths_B[:, None]
-    slots_N = real_BT.flatten().nonzero().flatten()
-    return Ragged(rows=(len(lengths_B), tokens), slots_N=slots_N, places_N=slots_N % tokens)
+    slots = real_BT.flatten().nonzero().flatten()
+    return Ragged(rows=(len(lengths_B), tokens), slots=slots, places=slots % tokens)
 
 
 class _Apart(torch.autograd.Function):

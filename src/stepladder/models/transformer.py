@@ -103,7 +103,7 @@ class Attend(nn.Module):
         norms = (None, None) if self.qk_norm == "none" else (self.q_norm, self.k_norm)
         k_BTKE = self._placed(self.k_proj(x_BTD), norms[1], cos_TE, sin_TE)
         v_BTKE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
-        asked = mask.wanted_B if isinstance(mask, Ragged) else None
+        asked = mask.wanted if isinstance(mask, Ragged) else None
         if asked is not None:
             x_BTD, cos_TE, sin_TE = x_BTD[:, asked], cos_TE[asked], sin_TE[asked]
         q_BTHE = self._placed(self.q_proj(x_BTD), norms[0], cos_TE, sin_TE)
@@ -299,14 +299,14 @@ class Transformer(nn.Module):
             real = (torch.arange(tokens, device=ids_BT.device) < lengths_B[:, None])[:, None, None, :]
         mask = None if self.shape.causal else real
         full = replace(row, mask=self._added(mask, tokens))
-        places = (self.rope_cos[row.places_N], self.rope_sin[row.places_N], full)
+        places = (self.rope_cos[row.places], self.rope_sin[row.places], full)
         near = places
         if self.shape.variant.local.window:
             cos_TE, sin_TE, near_mask = self._near(mask, tokens)
-            near = (cos_TE[row.places_N], sin_TE[row.places_N], replace(row, mask=near_mask))
-        types_N = None if types_BT is None else types_BT.flatten()[row.slots_N]
-        ids_1N = ids_BT.flatten()[row.slots_N][None]
-        x_1ND = self._embedded(self.embed_tokens(ids_1N), row.places_N, types_N)
+            near = (cos_TE[row.places], sin_TE[row.places], replace(row, mask=near_mask))
+        types_N = None if types_BT is None else types_BT.flatten()[row.slots]
+        ids_1N = ids_BT.flatten()[row.slots][None]
+        x_1ND = self._embedded(self.embed_tokens(ids_1N), row.places, types_N)
         *before, final = self.layers
         for layer in before:
             x_1ND = layer(x_1ND, *(near if layer.is_local else places))
@@ -314,7 +314,7 @@ class Transformer(nn.Module):
         is_short = last and not final.is_local and not self.shape.experts.count
         if is_short:
             # The last token sees all of its text, whatever the family's mask.
-            row = replace(row, mask=self._added(real, tokens), wanted_B=lengths_B.cumsum(0) - 1)
+            row = replace(row, mask=self._added(real, tokens), wanted=lengths_B.cumsum(0) - 1)
             places = (*places[:2], row)
         x_1ND = self._final(final(x_1ND, *(near if final.is_local else places)))
         if is_short:
