@@ -1,6 +1,6 @@
 """A network in; the same network with a head for a task, and folders of both, out (torch)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -81,9 +81,13 @@ class LinearProbe(nn.Module):
         model.task_head.bias.copy_(self.task_head.bias - scaled @ self.mean)
 
 
-def save_tuned(model: TaskModel, card: dict[str, Any], folder: Path, tokenizer_json: str) -> None:
-    """Network, head, card and tokenizer in one folder, which `load_tuned` and export read."""
-    write_text(folder / "tokenizer.json", tokenizer_json)
+def save_tuned(model: TaskModel, card: dict[str, Any], folder: Path, words: Mapping[str, str]) -> None:
+    """Network, head, card and tokenizer in one folder, which `load_tuned` and export read.
+
+    `words` are the tokenizer's files: tokenizer.json and what belongs to it.
+    """
+    for name, text in words.items():
+        write_text(folder / name, text)
     save_folder(model.network, folder)
     if hasattr(model, "task_head"):
         head = serialised({"weight": model.task_head.weight, "bias": model.task_head.bias})
