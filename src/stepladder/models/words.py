@@ -108,7 +108,7 @@ def with_mask(definition: Mapping[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-# What stands beside a foreign tokenizer.json and belongs to it. transformers 5 keeps a chat template in a file
+# What belongs to a foreign tokenizer.json beside it. transformers 5 keeps a chat template in a file
 # of its own, 4 in tokenizer_config.json.
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
