@@ -61,7 +61,7 @@ def as_kind(task: Task, kind: Kind) -> Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a tuning of one task takes at most: tokens to train on, to read for scores, and to write as answers.
+    """What tuning one task takes at most: tokens to train on, to read for scores, and to write as answers.
 
     `seconds` (of training) and `scoring_seconds` (of reading and writing) are 0 where the model's own speed
     is not known.
