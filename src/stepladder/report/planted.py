@@ -114,7 +114,7 @@ def _means(run: Mapping[str, Any]) -> dict[str, float]:
 
 def _forecast_rows(exposure: Mapping[str, Any]) -> list[tuple[str, ...]]:
     measured = _means(exposure["target"]) if "target" in exposure else {}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for copies, ends in exposure["forecast"]["bits"].items():
         said, bits, held = Interval(**ends), "not yet", ""
         if copies in measured:

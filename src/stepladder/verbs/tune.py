@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -70,8 +70,7 @@ def tune(
     workers, runs = workers or usable_cores(), len(options.methods) * options.seeds
     _announce(tasks, runs)
     if dry_run or len(tasks) > 1:
-        how = (runs, epochs, workers, shots)
-        _tell_cost(model, tasks, tokenizer, how, sys.stdout if dry_run else sys.stderr)
+        _tell_cost(model, tasks, tokenizer, (runs, epochs, workers, shots), dry_run)
     for one in () if dry_run else tasks:
         folder = (out or Path("tune")) / one.name if out is None or len(tasks) > 1 else out
         tune_task(model, one, folder, tokenizer=tokenizer, options=options, workers=workers, quiet=json_)
@@ -93,7 +92,7 @@ def _tell_cost(
     tasks: "Sequence[Task]",
     tokenizer: Path | None,
     how: tuple[int, int, int, bool],
-    file: TextIO,
+    dry_run: bool,
 ) -> None:
     """Tokens and seconds before anything is started; `how` is runs, epochs, workers and shots."""
     from stepladder.tune.suite import Scope, cost_lines
@@ -101,7 +100,7 @@ def _tell_cost(
     runs, epochs, workers, shots = how
     scope = Scope(runs=runs, epochs=epochs, workers=workers, shots=shots)
     for line in cost_lines(model, tasks, tokenizer, scope):
-        print(line, file=file)
+        print(line, file=sys.stdout if dry_run else sys.stderr)
 
 
 def _announce(tasks: "Sequence[Task]", runs: int) -> None:
