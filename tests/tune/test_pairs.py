@@ -10,7 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from stepladder.models.export import export_folder, read_shape  # noqa: E402
+from stepladder.cli import main  # noqa: E402
+from stepladder.models.export import read_shape  # noqa: E402
 from stepladder.models.hf import load_folder  # noqa: E402
 from stepladder.tune.batches import Batch  # noqa: E402
 from stepladder.tune.encode import Coder  # noqa: E402
@@ -79,12 +80,14 @@ def test_logits_of_pairs_are_those_of_transformers(bert):
         assert (plain - wanted)[real].abs().max() > 1e-2  # the types matter
 
 
-def test_a_tuned_folder_keeps_its_tokenizer_and_so_does_its_export(bert, tmp_path):
+def test_a_tuned_folder_keeps_its_tokenizer_and_so_does_its_export(bert, tmp_path, capsys):
     task = split_task("pies", questions(), kind="span")
     (run,) = tune_task(
         bert, task, tmp_path / "pies", options=TuneOptions(methods=("full",), epochs=1), quiet=True
     )
-    export_folder(run, tmp_path / "export")
+    assert main(["export", str(run), "--out", str(tmp_path / "export")]) == 0
+    # Whoever loads the export gets no head, and is told so.
+    assert f"stepladder predict {run} uses that one" in capsys.readouterr().out
     before = transformers.AutoTokenizer.from_pretrained(bert)
     messages = [{"role": "user", "content": "who ?"}]
     for folder in (run / "model", tmp_path / "export"):
