@@ -5,9 +5,9 @@
 PEER_PYTHON has this package, transformers, accelerate and peft. All sides run in one process, in turns, with
 the same weights (our export, loaded by transformers), the same batches (sorted by length, padded on the
 right), precision, AdamW, clipping, threads and allocator. A loop is timed from the end of step `--warm` to
-its last; CPU seconds are printed beside wall seconds, which count only on a quiet machine. Ours leaves padding
-out of all but attention and, as transformers' head reads the last token's state, computes no other in the last
-block; `--pool mean` makes it read all, as `stepladder tune` does by default. `--memory` prints
+its last; CPU seconds are printed beside wall seconds, which count only on a quiet machine. Ours leaves
+padding out of all but attention and, as transformers' head reads the last token's state, computes no other
+in the last block; `--pool mean` makes it read all, as `stepladder tune` does by default. `--memory` prints
 trained weights and peak memory of full tuning and LoRA instead, each in a process of its own.
 """
 
