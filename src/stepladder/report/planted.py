@@ -65,7 +65,7 @@ def planted_line(exposure: Mapping[str, Any]) -> list[str]:
 
 def exposure_figure(exposure: Mapping[str, Any]) -> Spec:
     """Mean exposure of each run against the copies that it met; the target's forecast as bars of 80 %."""
-    x = x_axis("met", "copies met in training", log=True, number_format="~s")
+    x = x_axis("met", "copies met in training", log=True, number_format="~g")
     y = y_axis("bits", "exposure (bits)")
     tips = [
         {"field": "run", "title": "run"},
