@@ -58,6 +58,7 @@ def test_a_masked_climb_ends_in_an_encoder_that_transformers_loads(tmp_path: Pat
     assert (tmp_path / "climb" / "report.html").stat().st_size > 100_000
     card = (tmp_path / "climb" / "MODEL_CARD.md").read_text()
     assert "AutoModelForMaskedLM" in card
+    assert "ModernBERT layout: 2 layers" in card
     assert "AutoModelForCausalLM" not in card
 
     assert summit.export is not None

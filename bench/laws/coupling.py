@@ -18,8 +18,8 @@ from sets import PRIMARY, SMALL, load, split
 
 from stepladder.laws.estimate import MILD_POWER, Estimate, FitOptions, fit_form
 from stepladder.laws.forms import FORMS, columns_at, predict_theta
+from stepladder.laws.known import KNOWN
 from stepladder.laws.table import Table, read_observations
-from stepladder.stages import KNOWN
 
 FIXED = (1.0, 0.85, 0.7, 0.6, 0.5, 0.35)
 TARGETS = ("target@1", "target-10x@1", "target-30x@1")

@@ -1,4 +1,4 @@
-"""Print by how much forecasts of climbs missed beyond their own intervals: `stages.KNOWN.earlier_rms`.
+"""Print by how much forecasts of climbs missed beyond their own intervals: `earlier_rms` in laws/known.py.
 
 Read are the frozen forecasts of docs/wrong.md with terms "joined". Each error of log-loss is taken as normal
 with the variance of its own interval plus (t (0.35 + log10 horizon))^2; t is the most likely value, a ladder

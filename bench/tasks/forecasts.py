@@ -35,13 +35,14 @@ from stepladder.ladder.design import Rung
 from stepladder.ladder.run import run_ladder, rung_plans, train_side_by_side
 from stepladder.laws.fit import fit_law
 from stepladder.laws.intervals import forecast
+from stepladder.laws.known import KNOWN
 from stepladder.laws.registry import find_forecasts
 from stepladder.laws.table import read_observations
 from stepladder.models.count import train_flops_per_token
 from stepladder.models.shape import shape_for_width
 from stepladder.plan.rates import recipe_rule
 from stepladder.records import Forecast, Interval, Layout, Plan, from_json, to_json
-from stepladder.stages import KNOWN, LOSS_UNIT, Climb
+from stepladder.stages import LOSS_UNIT, Climb
 from stepladder.store import write_json
 from stepladder.task_stages import FORETOLD_FILE, TaskProbe, foretell, probe_rungs, tell_tasks
 from stepladder.tune.probing import ANSWERS, FROZEN

@@ -5,7 +5,9 @@
 PEER_PYTHON has this package, transformers, accelerate and peft. All sides run in one process, in turns, with
 the same weights (our export, loaded by transformers), the same batches (sorted by length, padded on the
 right), precision, AdamW, clipping, threads and allocator. A loop is timed from the end of step `--warm` to
-its last; CPU seconds are printed beside wall seconds, which count only on a quiet machine. `--memory` prints
+its last; CPU seconds are printed beside wall seconds, which count only on a quiet machine. Ours leaves
+padding out of all but attention and, as transformers' head reads the last token's state, computes no other
+in the last block; `--pool mean` makes it read all, as `stepladder tune` does by default. `--memory` prints
 trained weights and peak memory of full tuning and LoRA instead, each in a process of its own.
 """
 
@@ -69,17 +71,18 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
 
 
 class Case:
-    """A folder made by `prepare`, a precision, and how many steps."""
+    """A folder made by `prepare`, a precision, how many steps, and what the heads read."""
 
-    def __init__(self, folder: Path, precision: str, steps: int, attention: str) -> None:
-        self.folder, self.precision, self.steps, self.attention = folder, precision, steps, attention
+    def __init__(self, folder: Path, precision: str, steps: int, attention: str, pool: str = "last") -> None:
+        self.folder, self.precision, self.steps = folder, precision, steps
+        self.attention, self.pool = attention, pool
 
     def job(self, method: str) -> TuneJob:
         """As `stepladder tune` makes it."""
         options = TuneOptions(
             epochs=1,
             batch_examples=BATCH,
-            pool="last",
+            pool="mean" if self.pool == "mean" else "last",
             precision="bf16" if self.precision == "bf16" else "fp32",
             lora_rank=RANK,
             lora_alpha=ALPHA,
@@ -101,7 +104,9 @@ class Case:
 
 
 def ours(case: Case, method: str, clock: Clock) -> dict[str, int]:
-    """The worker's own loop: metrics, meter and all. Dev is one batch, scored after the last step."""
+    """The worker's own loop: metrics, meter and all. Dev is one batch, scored after one step more than is
+    timed: the loop tells of a step when it has been judged, and the peers judge nothing.
+    """
     job = case.job(method)
     task = worker.encode_task(job)
     model = worker.build_model(job, task.adapter)
@@ -113,7 +118,7 @@ def ours(case: Case, method: str, clock: Clock) -> dict[str, int]:
     reset_peak()
     before = peak_rss_bytes()
     run = train(
-        model, Tuning(task.adapter, dev, keeper), source, replace(told, steps=case.steps, evaluations=0)
+        model, Tuning(task.adapter, dev, keeper), source, replace(told, steps=case.steps + 1, evaluations=0)
     )
     every = sum(parameter.numel() for _, parameter in torch.nn.Module.named_parameters(model))
     return {"trained": run.params, "params": every, "bytes": run.peak_bytes - before}
@@ -238,6 +243,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--attention", default="sdpa", help="of transformers: sdpa or eager")
+    parser.add_argument("--pool", default="last", choices=("last", "mean"), help="of ours; theirs is last")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--side", help="one method, once; prints what it took (for --memory)")
@@ -255,10 +261,13 @@ def main() -> None:
             print(json.dumps(ours(Case(Path(name), "fp32", options.steps, "sdpa"), options.side, Clock())))
             return
         for precision in options.precision:
-            case = Case(Path(name), precision, options.steps, options.attention)
+            case = Case(Path(name), precision, options.steps, options.attention, options.pool)
             found[precision] = measure(case, options.rounds, options.warm)
             size = f"{options.width} wide, {options.layers} layers"
-            show(found[precision], f"{size}, {precision}, batches of {BATCH}, attention {options.attention}")
+            show(
+                found[precision],
+                f"{size}, {precision}, batches of {BATCH}, {options.attention}, {options.pool}",
+            )
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 

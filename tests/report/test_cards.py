@@ -149,3 +149,12 @@ def test_energy_stands_beside_its_source(card, finished):
     (line,) = (line for line in card.splitlines() if line.startswith("- **Target**"))
     assert line.endswith(f" ({source})")
     assert f"<td>{source}</td>" in render_page(read_parts(finished))
+
+
+def test_the_card_of_an_encoder_names_its_own_layout_and_loader(finished):
+    parts = read_parts(finished)
+    masked = replace(parts, plan=replace(parts.plan, objective="masked"))
+    for of, layout, loader in ((parts, "Qwen3", "CausalLM"), (masked, "ModernBERT", "MaskedLM")):
+        text = model_card(of)
+        assert f"**Architecture**: {layout} layout" in text
+        assert f"AutoModelFor{loader}.from_pretrained" in text

@@ -213,7 +213,7 @@ def test_windows_cover_a_long_passage_and_keep_its_characters(networks, corpus):
     text = " ".join(f"{word} ügly {at}" for at, word in enumerate(FRUIT * 8))
     example = Example(text=text, targets=("plum",), starts=(text.index("plum"),), group="", question="what?")
     seen = np.zeros(len(text), dtype=bool)
-    for ids, first, characters in windows(coder, example):
+    for ids, _, first, characters in windows(coder, example):
         assert len(ids) <= TINY.context_tokens
         assert first + len(characters) == len(ids) - 1
         for number, (start, stop) in zip(ids[first:-1], characters, strict=True):

@@ -284,6 +284,10 @@ def test_other_encodings_and_damaged_files_are_refused(tmp_path):
     said = refused(tmp_path / "latin.csv")
     assert "is not UTF-8\n  got:     byte 0xe9 at line 2" in said
     assert "iconv -f WINDOWS-1252 -t UTF-8" in said
+    (tmp_path / "wide.jsonl").write_bytes('{"text": "café", "label": "x"}\n'.encode("utf-16") * 20)
+    said = refused(tmp_path / "wide.jsonl")
+    assert "is not UTF-8\n  got:     UTF-16, by its first two bytes" in said
+    assert "iconv -f UTF-16 -t UTF-8" in said
     parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "whole.parquet")
     whole = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])

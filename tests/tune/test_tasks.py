@@ -79,6 +79,7 @@ def test_each_kind_is_known_by_its_keys_and_written_as_it_was_read(kind):
         ("rating", {"rating": float("nan")}, '"rating" is nan, not a number'),
         ("span", {"answers": [{"text": "red", "start": 5}]}, "\"context\" has ' re' at 5, not the"),
         ("span", {"answers": [{"text": "red"}]}, 'an answer of "answers" has no "start"'),
+        ("span", {"answers": [{"text": "red", "start": -2}]}, '"answers.start" is -2, before the passage'),
         ("span", {"answers": [{"text": "red", "start": "6"}]}, '"answers.start" is a str'),
         ("span", {"question": " "}, '"question" is empty'),
         ("answer", {"answers": [7]}, 'an answer of "answers" is a int, not an object'),

@@ -227,7 +227,9 @@ def test_a_tuned_folder_round_trip(tmp_path, network_folder, corpus):
     model = TaskModel(hf.load_folder(network_folder), 2).eval()
     torch.nn.init.normal_(model.task_head.weight)
     card = Labels(kind="classification", labels=("no", "yes"), pool="last")
-    save_tuned(model, runs.to_json(card), tmp_path, (corpus / "tokenizer.json").read_text())
+    save_tuned(
+        model, runs.to_json(card), tmp_path, {"tokenizer.json": (corpus / "tokenizer.json").read_text()}
+    )
     again, read = load_tuned(tmp_path)
     assert card == adapter_of(read)
     for (name, first), (_, second) in zip(model.named_parameters(), again.named_parameters(), strict=True):

@@ -1,10 +1,19 @@
-"""A checkpoint and a corpus with canaries in; the exposure of every canary, in bits, out (torch)."""
+"""A checkpoint and a corpus with canaries in; the exposure of every canary, in bits, out (torch).
 
+    python -m stepladder.eval.canaries --corpus CORPUS RUN...
+
+prints a JSON list: for each run the bits of its canaries by copies.
+"""
+
+import argparse
+import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stepladder.data.canaries import draw_candidates, read_canaries
 from stepladder.data.tokens.tokenizer import Tokenizer, load_own_tokenizer
@@ -62,6 +71,21 @@ def measure_exposure(folder: Path, corpus: Path, *, candidates: int = CANDIDATES
     )
 
 
+def main(words: list[str] | None = None) -> int:
+    """Rank the canaries by each run, on one thread."""
+    parser = argparse.ArgumentParser(prog="python -m stepladder.eval.canaries", description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("runs", type=Path, nargs="+")
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    print(json.dumps([measure_exposure(run, options.corpus).bits for run in options.runs]))
+    return 0
+
+
 def _ids(words: Tokenizer, prefix: str, secret: str) -> tuple[list[int], list[int]]:
     """A blank belongs to the word behind it in byte-level BPE, so the cut is before the blank."""
     return [words.end_id, *words.encode(prefix.rstrip())], words.encode(f" {secret}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,6 +19,7 @@ CHANCE_BITS = math.log2(math.e)
 # Largest skewness that a skew-normal distribution can have is .9953.
 _MOST_SKEW, _GRID, _REACH = 0.99, 2_000, 12.0
 _LEAST_GROUPS, _DRAWS, _MOST_LOG = 4, 400, 5.0
+_LEAST_NOISE = 0.01
 # Weak prior of the two exponents: in proportion to copies, with the root of size.
 _USUAL, _USUAL_SPREAD = np.array([1.0, 0.5]), np.array([0.5, 0.5])
 
@@ -102,7 +103,9 @@ def _fit(rungs: Sequence[Memory]) -> tuple[np.ndarray, float]:
     centre = design[:, 1:].mean(axis=0)
     design[:, 1:] -= centre
     means = np.array([np.mean(one.bits) for one in rungs])
-    noise = float(np.mean([np.std(one.bits) / max(np.mean(one.bits), CHANCE_BITS) for one in rungs]))
+    spreads = [np.std(one.bits) / max(np.mean(one.bits), CHANCE_BITS) for one in rungs]
+    # A network that was never trained finds all lines alike.
+    noise = max(float(np.mean(spreads)), _LEAST_NOISE)
     weight = np.sqrt([len(one.bits) for one in rungs]) / (noise * np.maximum(means, CHANCE_BITS))
 
     def residuals(terms: np.ndarray) -> np.ndarray:

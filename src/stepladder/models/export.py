@@ -27,7 +27,7 @@ from stepladder.models.words import find_tokenizer as find_tokenizer
 from stepladder.models.words import read_tokenizer as read_tokenizer
 from stepladder.models.words import tokenizer_files
 from stepladder.records import Shape, from_json
-from stepladder.store import read_json, write_bytes, write_json
+from stepladder.store import read_json, write_bytes, write_json, write_text
 
 WEIGHTS_FILE, INDEX_FILE, SHAPE_FILE = "model.safetensors", "model.safetensors.index.json", "shape.json"
 Dtype = Literal["keep", "fp32", "bf16"]
@@ -60,7 +60,8 @@ def export_folder(run: Path, out: Path, tokenizer: Path | None = None, *, dtype:
     config = config_for(shape, ids, _TORCH_DTYPES[stored.pop()])
     # config.json last: a folder with one is a whole one.
     for name, content in files.items():
-        write_json(out / name, content)
+        write = write_text if isinstance(content, str) else write_json
+        write(out / name, content)
     if shape.causal:
         # No max_new_tokens and no temperature: they would silently change what every user's generate() does.
         known = {key: ids[key] for key in _GENERATION_KEYS if ids.get(key) is not None}

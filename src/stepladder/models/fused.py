@@ -28,15 +28,20 @@ class RMSNormStep(torch.autograd.Function):
         return out.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else out.type_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyrefly: ignore[bad-override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         normed, inverse, weight = ctx.saved_tensors
         grad = grad.float()
         grad_normed = grad * normed
-        grad_weight = grad_normed.flatten(0, -2).sum(0)
+        grad_weight = _weight_grad(ctx, grad_normed, weight)
         # d x = (g - normed * mean(g * normed)) * inverse with g = grad * weight
         inner = (grad_normed @ weight.float()).unsqueeze(-1).div_(-normed.shape[-1])
         grad_x = torch.addcmul(grad.mul(weight.float()), normed, inner).mul_(inverse)
-        return grad_x.to(ctx.input_dtype), grad_weight.to(weight.dtype), None
+        return grad_x.to(ctx.input_dtype), grad_weight, None
+
+
+def _weight_grad(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor | None:
+    """The sum over all rows; None where the weight is fixed."""
+    return rows.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -78,10 +83,10 @@ class NormRotateStep(torch.autograd.Function):
         back[..., :half].addcmul_(grad[..., half:], sin[:, half:].unsqueeze(1))
         back[..., half:].addcmul_(grad[..., :half], sin[:, :half].unsqueeze(1), value=-1)
         along = back * normed
-        grad_weight = along.flatten(0, -2).sum(0)
+        grad_weight = _weight_grad(ctx, along, weight)
         inner = (along @ weight.float()).unsqueeze(-1).div_(-normed.shape[-1])
         grad_x = torch.addcmul(back.mul_(weight.float()), normed, inner).mul_(inverse)
-        return grad_x.to(ctx.input_dtype), grad_weight.to(weight.dtype), None, None, None
+        return grad_x.to(ctx.input_dtype), grad_weight, None, None, None
 
 
 def norm_rotate(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:

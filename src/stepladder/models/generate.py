@@ -105,7 +105,8 @@ class Reading:
             own_TS = torch.eye(end, dtype=torch.bool, device=ids_BT.device)[at:]
             mask = ((mask & self._real_BS[:, None, :]) | own_TS)[:, None]
         added = network._added(mask, tokens)
-        x_BTD = network._embedded(network.embed_tokens(ids_BT))
+        places_T = torch.arange(at, end, device=ids_BT.device)
+        x_BTD = network._embedded(network.embed_tokens(ids_BT), places_T)
         for layer in network.layers:
             x_BTD = layer(x_BTD, network.rope_cos[at:end], network.rope_sin[at:end], added)
         self._at = end

@@ -5,6 +5,7 @@ dimension, F feed-forward width. Parallelism, optimiser and checkpoint names liv
 """
 
 import math
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 from stepladder.models.blockmask import BlockMask, attend_blocks
 from stepladder.models.experts import Mixture
 from stepladder.models.fused import norm_rotate, rms_norm, rotate
+from stepladder.models.ragged import Ragged, ragged_rows
 from stepladder.records import RopeScaling, Shape, Variant
 
 Attention = Literal["explicit", "sdpa", "flex"]
+# What attention may see: a tensor that broadcasts to (B, H, T, T), or padded rows as one row of real tokens.
+Mask = Tensor | Ragged | None
 
 
 class RMSNorm(nn.Module):
@@ -94,12 +98,24 @@ class Attend(nn.Module):
             return norm_rotate(x_BTD.view(heads), norm.weight, cos_TE, sin_TE, norm.eps)
         return norm(x_BTD.view(heads))
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Mask) -> Tensor:
         batch, tokens, _ = x_BTD.shape
         norms = (None, None) if self.qk_norm == "none" else (self.q_norm, self.k_norm)
-        q_BTHE = self._placed(self.q_proj(x_BTD), norms[0], cos_TE, sin_TE)
         k_BTKE = self._placed(self.k_proj(x_BTD), norms[1], cos_TE, sin_TE)
         v_BTKE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
+        asked = mask.wanted if isinstance(mask, Ragged) else None
+        if asked is not None:
+            x_BTD, cos_TE, sin_TE = x_BTD[:, asked], cos_TE[asked], sin_TE[asked]
+        q_BTHE = self._placed(self.q_proj(x_BTD), norms[0], cos_TE, sin_TE)
+        if not isinstance(mask, Ragged):
+            return self.o_proj(self._attend(q_BTHE, k_BTKE, v_BTKE, mask))
+        # Padded for attention alone.
+        q_BTHE = mask.apart(q_BTHE) if asked is None else q_BTHE.transpose(0, 1)
+        out_BTD = self._attend(q_BTHE, mask.apart(k_BTKE), mask.apart(v_BTKE), mask.mask)
+        return self.o_proj(mask.joined(out_BTD) if asked is None else out_BTD.transpose(0, 1))
+
+    def _attend(self, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, mask: Tensor | None) -> Tensor:
+        """What each token takes from those that it attends to, (B, T, H E)."""
         q_BHTE, k_BKTE, v_BKTE = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
         if self.memory is not None:
             k_BKTE, v_BKTE = self.memory.extend(k_BKTE, v_BKTE)
@@ -108,8 +124,7 @@ class Attend(nn.Module):
             k_BKTE = k_BKTE.repeat_interleave(groups, dim=1)
             v_BKTE = v_BKTE.repeat_interleave(groups, dim=1)
         attend = self._explicit if self.attention == "explicit" else self._sdpa
-        out_BHTE = attend(q_BHTE, k_BKTE, v_BKTE, mask)
-        return self.o_proj(out_BHTE.transpose(1, 2).reshape(batch, tokens, -1))
+        return attend(q_BHTE, k_BKTE, v_BKTE, mask).transpose(1, 2).flatten(2)
 
     def _explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Scores written out: 1.2-3.4x faster than SDPA on a CPU at 256 tokens (docs/log.md)."""
@@ -163,14 +178,15 @@ class Block(nn.Module):
         self.post_attention_layernorm = make_norm(shape.width, variant)
         self.mlp = Mixture(shape) if shape.experts.count else FeedForward(shape)
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Mask) -> Tensor:
+        kept_BTD = mask.kept(x_BTD) if isinstance(mask, Ragged) else x_BTD
         if self.norm_place == "before":
-            x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask)
+            x_BTD = kept_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask)
             return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         if self.norm_place == "inside":
-            x_BTD = x_BTD + self.input_layernorm(self.self_attn(x_BTD, cos_TE, sin_TE, mask))
+            x_BTD = kept_BTD + self.input_layernorm(self.self_attn(x_BTD, cos_TE, sin_TE, mask))
             return x_BTD + self.post_attention_layernorm(self.mlp(x_BTD))
-        x_BTD = self.input_layernorm(x_BTD + self.self_attn(x_BTD, cos_TE, sin_TE, mask))
+        x_BTD = self.input_layernorm(kept_BTD + self.self_attn(x_BTD, cos_TE, sin_TE, mask))
         return self.post_attention_layernorm(x_BTD + self.mlp(x_BTD))
 
 
@@ -263,20 +279,61 @@ class Transformer(nn.Module):
         tokens = ids_BT.shape[1]
         places = (self.rope_cos[:tokens], self.rope_sin[:tokens], self._added(mask, tokens))
         near = self._near(mask, tokens) if self.shape.variant.local.window else places
-        x_BTD = self._embedded(self.embed_tokens(ids_BT))
+        x_BTD = self._embedded(self.embed_tokens(ids_BT), torch.arange(tokens, device=ids_BT.device))
         for layer in self.layers:
             x_BTD = layer(x_BTD, *(near if layer.is_local else places))
+        return self._final(x_BTD)
+
+    def hidden_real(
+        self, ids_BT: Tensor, lengths_B: Tensor, types_BT: Tensor | None = None, *, last: bool = False
+    ) -> Tensor:
+        """`hidden` of texts padded on the right, (B, T, D) with zeros for padding, on which nothing is spent.
+
+        `types_BT` are token types, all the first by default. `last` asks for each text's last token alone,
+        (B, D): the last block then computes no other.
+        """
+        tokens = ids_BT.shape[1]
+        row = ragged_rows(lengths_B, tokens)
+        real = None
+        if not self.shape.causal or last:
+            real = (torch.arange(tokens, device=ids_BT.device) < lengths_B[:, None])[:, None, None, :]
+        mask = None if self.shape.causal else real
+        full = replace(row, mask=self._added(mask, tokens))
+        places = (self.rope_cos[row.places], self.rope_sin[row.places], full)
+        near = places
+        if self.shape.variant.local.window:
+            cos_TE, sin_TE, near_mask = self._near(mask, tokens)
+            near = (cos_TE[row.places], sin_TE[row.places], replace(row, mask=near_mask))
+        types_N = None if types_BT is None else types_BT.flatten()[row.slots]
+        ids_1N = ids_BT.flatten()[row.slots][None]
+        x_1ND = self._embedded(self.embed_tokens(ids_1N), row.places, types_N)
+        *before, final = self.layers
+        for layer in before:
+            x_1ND = layer(x_1ND, *(near if layer.is_local else places))
+        # Experts are balanced over all tokens, in the last block too.
+        is_short = last and not final.is_local and not self.shape.experts.count
+        if is_short:
+            # The last token sees all of its text, whatever the family's mask.
+            row = replace(row, mask=self._added(real, tokens), wanted=lengths_B.cumsum(0) - 1)
+            places = (*places[:2], row)
+        x_1ND = self._final(final(x_1ND, *(near if final.is_local else places)))
+        if is_short:
+            return x_1ND[0]
+        return x_1ND[0, lengths_B.cumsum(0) - 1] if last else row.apart(x_1ND)
+
+    def _final(self, x_BTD: Tensor) -> Tensor:
+        """Normed, and transformed in an encoder."""
         x_BTD = self.norm(x_BTD)
         return x_BTD if self.shape.variant.lm_head == "plain" else self.head(x_BTD)
 
-    def _embedded(self, x_BTD: Tensor) -> Tensor:
-        """Embeddings with learned positions, the first token type and a norm, where the family has them."""
+    def _embedded(self, x_BTD: Tensor, places_T: Tensor, types_T: Tensor | None = None) -> Tensor:
+        """Embeddings with learned positions, token types (by default the first) and a norm, where the family
+        has them."""
         variant = self.shape.variant
         if not variant.rope_theta:
-            first = variant.position_offset
-            x_BTD = x_BTD + self.embed_positions.weight[first : first + x_BTD.shape[1]]
+            x_BTD = x_BTD + self.embed_positions(places_T + variant.position_offset)
         if variant.token_types:
-            x_BTD = x_BTD + self.embed_types.weight[0]
+            x_BTD = x_BTD + (self.embed_types.weight[0] if types_T is None else self.embed_types(types_T))
         return self.embed_norm(x_BTD) if variant.embed_norm else x_BTD
 
     def _added(self, mask: Tensor | None, tokens: int) -> Tensor | None:

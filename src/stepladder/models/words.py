@@ -1,5 +1,6 @@
 """A run or Hugging Face folder in; the files and ids of its tokenizer that an export needs out. No torch."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,8 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
 def tokenizer_files(path: Path, shape: Shape) -> tuple[dict[str, Any], dict[str, int | None]]:
     """Files to write beside weights, and bos_token_id, eos_token_id, ... for config.json.
 
-    A tokenizer of ours gets what transformers needs to know of it; files of another one are copied.
+    A tokenizer of ours gets what transformers needs to know of it; files of another one are copied (a text
+    where it is not JSON).
 
     Raises:
         ExportError: the tokenizer has ids that the network does not.
@@ -79,7 +81,9 @@ def tokenizer_files(path: Path, shape: Shape) -> tuple[dict[str, Any], dict[str,
     end = ids.get(END_OF_TEXT)
     folder = path if path.is_dir() else path.parent
     if end is None or (folder / "tokenizer_config.json").exists():
-        return _copied(folder, definition), _special_ids(folder, ids)
+        texts = files_beside(folder).items()
+        kept = {name: json.loads(text) if name.endswith(".json") else text for name, text in texts}
+        return {"tokenizer.json": definition, **kept}, _special_ids(folder, ids)
     if not shape.causal:
         definition = with_mask(definition, shape.vocab_size - 1)
     # In training every document follows the end of another one; `complete` begins with it, too.
@@ -122,10 +126,15 @@ def with_mask(definition: Mapping[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-def _copied(folder: Path, definition: dict[str, Any]) -> dict[str, Any]:
-    names = ("tokenizer_config.json", "special_tokens_map.json")
-    kept = {name: read_json(folder / name) for name in names if (folder / name).exists()}
-    return {"tokenizer.json": definition, **kept}
+# What belongs to a foreign tokenizer.json beside it. transformers 5 keeps a chat template in a file
+# of its own, 4 in tokenizer_config.json.
+_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+def files_beside(folder: Path) -> dict[str, str]:
+    """The texts of the files that a foreign tokenizer.json needs beside it; none for one of ours."""
+    found = [folder / name for name in _BESIDE]
+    return {path.name: path.read_text(encoding="utf-8") for path in found if path.exists()}
 
 
 # What the families call their special tokens.

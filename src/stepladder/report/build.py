@@ -8,6 +8,7 @@ from stepladder.report.cards import model_card, tuned_card
 from stepladder.report.eu_summary import eu_summary
 from stepladder.report.page import render_page
 from stepladder.report.parts import Parts, read_parts
+from stepladder.report.planted import planted_line
 from stepladder.report.task_forecasts import forecast_line
 from stepladder.report.words import show_interval, verdict
 from stepladder.store import read_json, write_json, write_text
@@ -52,6 +53,7 @@ def headlines(parts: Parts) -> list[str]:
     if parts.forecast and not parts.scores:
         lines.append(f"Forecast loss {show_interval('loss', parts.forecast.loss)}; not measured yet.")
     lines += forecast_line(parts.foretold)
+    lines += planted_line(parts.target.exposure)
     lines += [f"{task.name}: {task.verdict}" for task in parts.tasks if task.verdict]
     # A climb's folder need not hold its brief: only a brief that cannot be read is worth a line.
     there = {part: text for part, text in parts.missing.items() if part != "brief" or "cannot" in text}

@@ -71,10 +71,11 @@ def _model(parts: Parts) -> str:
     if parts.plan is None:
         return parts.missing.get("plan", "")
     shape, run = parts.plan.shape, parts.target.run
+    layout = "ModernBERT" if parts.plan.objective == "masked" else "Qwen3"
     return bullets(
         {
             "Parameters": f"{run.params:,}" if run else NOT_STATED,
-            "Architecture": f"Qwen3 layout: {shape.num_layers} layers, width {shape.width}, "
+            "Architecture": f"{layout} layout: {shape.num_layers} layers, width {shape.width}, "
             f"{shape.num_heads} heads of {shape.head_dim} ({shape.num_kv_heads} for keys and values), "
             f"MLP {shape.ffn_width}",
             "Context": f"{shape.context_tokens:,} tokens",

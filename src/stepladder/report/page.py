@@ -14,6 +14,7 @@ from string import Template
 from stepladder import __version__
 from stepladder.records import to_json
 from stepladder.report import data_section, more_sections, sections
+from stepladder.report import planted as planted_section
 from stepladder.report.html import Html, esc, join, tag
 from stepladder.report.parts import Parts
 from stepladder.report.sections import Section
@@ -26,6 +27,7 @@ def report_sections(parts: Parts) -> list[Section]:
     """The sections in the order of the page; of a corpus alone only what is known of it."""
     if parts.data.is_alone:
         return [data_section.data(parts)]
+    planted = planted_section.planted(parts.target.exposure)
     return [
         sections.headline(parts),
         sections.law(parts),
@@ -34,6 +36,7 @@ def report_sections(parts: Parts) -> list[Section]:
         sections.training(parts),
         data_section.data(parts),
         more_sections.tasks(parts),
+        *([planted] if planted.title else []),
         more_sections.cost(parts),
         more_sections.reproduce(parts),
         sections.warnings(parts),

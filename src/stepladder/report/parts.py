@@ -39,7 +39,7 @@ U = TypeVar("U")
 # Any of these makes a folder that of a climb, and not of a corpus alone.
 _CLIMB = ("corpus", "stepladder.toml", "ladder", "law.json", "plan.json", "forecast.json")
 _TRIALS = ("ablation", "mixture")
-FORETOLD_FILE = "task_forecast.json"
+FORETOLD_FILE, EXPOSURE_FILE = "task_forecast.json", "canary_exposure.json"
 # What makes each part; shown where the part is missing.
 COMMANDS: Mapping[str, str] = {
     "brief": "stepladder init",
@@ -66,12 +66,14 @@ class Ladder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """The target run's folder name, its result, its lines of metrics, and what `stepladder probe` found."""
+    """The target run's folder name, its result, its lines of metrics, what `stepladder probe` found, and what
+    it and the rungs have kept of planted lines (`report/planted.py`)."""
 
     name: str
     run: Run | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
     probes: Mapping[str, Any] = field(default_factory=dict)
+    exposure: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,6 +266,9 @@ def _read_target(read: _Reader) -> Target:
         run=read.part("target", f"{name}/run.json", _noun(Run), None),
         metrics=read.part("metrics", f"{name}/metrics.jsonl", lambda path: tuple(read_metrics(path)), ()),
         probes=read.part("probes", place, _read_object, {}) if (read.folder / place).exists() else {},
+        exposure=read.part("exposure", EXPOSURE_FILE, _read_object, {})
+        if (read.folder / EXPOSURE_FILE).exists()
+        else {},
     )
 
 

@@ -15,20 +15,22 @@ PASS_TOKENS = 2048
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """ids (B, T) padded on the right with 0 and lengths (B,), int64; targets (B, ...) as the kind of task
-    has them.
+    has them; token types (B, T) where a row is a pair of texts.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     targets: np.ndarray
+    types: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """Token ids of each row, cut to the context, with its targets."""
+    """Token ids of each row, cut to the context, with its targets; the types of its tokens in pairs."""
 
     texts: Sequence[np.ndarray]
     targets: np.ndarray
+    types: Sequence[np.ndarray] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -36,10 +38,9 @@ class Encoded:
     def batch(self, rows: np.ndarray) -> Batch:
         """The given rows as one padded batch."""
         lengths = np.asarray([len(self.texts[row]) for row in rows], dtype=np.int64)
-        ids = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
-        for at, row in enumerate(rows):
-            ids[at, : lengths[at]] = self.texts[row]
-        return Batch(ids=ids, lengths=lengths, targets=self.targets[rows])
+        ids = _padded([self.texts[row] for row in rows])
+        types = _padded([self.types[row] for row in rows]) if self.types else None
+        return Batch(ids=ids, lengths=lengths, targets=self.targets[rows], types=types)
 
     def by_length(self, batch_examples: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """All rows once, longest first, with their row numbers: for evaluation and prediction."""
@@ -54,6 +55,14 @@ class Encoded:
         most = max(PASS_TOKENS // longest, 1)
         for start in range(0, len(rows), most):
             yield rows[start : start + most]
+
+
+def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """(B, T) with zeros on the right."""
+    out = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for at, row in enumerate(rows):
+        out[at, : len(row)] = row
+    return out
 
 
 class TaskBatches:

@@ -19,6 +19,7 @@ class Coder:
     def __init__(self, folder: Path, shape: Shape, pool: Literal["mean", "last"] = "mean") -> None:
         self.tokenizer = load_tokenizer(folder)
         self.context_tokens, self.is_causal, self.pool = shape.context_tokens, shape.causal, pool
+        self.token_types = shape.variant.token_types
         # Ids from here on are padding of the network's vocabulary.
         self.usable_ids = min(self.tokenizer.vocab_size, shape.vocab_size)
 

@@ -1,6 +1,6 @@
 """A network in; the same network with a head for a task, and folders of both, out (torch)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,7 @@ HEAD_FILE, HEAD_WEIGHTS = "head.json", "head"
 class TaskModel(nn.Module):
     """A network with a linear head of `outputs` values on its final states; none where it answers in words.
 
-    Padding stands on the right, so a causal network's states of real tokens do not see it; an encoder gets a
-    mask.
+    Padding stands on the right and is left out of the network (`Transformer.hidden_real`).
     """
 
     def __init__(self, network: Transformer, outputs: int) -> None:
@@ -37,25 +36,15 @@ class TaskModel(nn.Module):
         """Those that are trained: optimisers and checkpoints need no others."""
         return (pair for pair in super().named_parameters(*args, **options) if pair[1].requires_grad)
 
-    def states(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Final states of all tokens, (B, T, D)."""
-        return self.network.hidden(
-            ids_BT, None if self.network.shape.causal else real_tokens(ids_BT, lengths_B)
-        )
+    def states(self, ids_BT: Tensor, lengths_B: Tensor, types_BT: Tensor | None = None) -> Tensor:
+        """Final states of all tokens, (B, T, D); zeros for padding."""
+        return self.network.hidden_real(ids_BT, lengths_B, types_BT)
 
     def features(self, ids_BT: Tensor, lengths_B: Tensor, pool: Pool) -> Tensor:
         """Pooled states, (B, D), fp32."""
-        hidden_BTD = self.states(ids_BT, lengths_B).float()
         if pool == "last":
-            return hidden_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1]
-        real_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None]
-        return (hidden_BTD * real_BT[..., None]).sum(1) / lengths_B[:, None]
-
-
-def real_tokens(ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-    """Which keys may be attended to, (B, 1, 1, T)."""
-    real_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None]
-    return real_BT[:, None, None, :]
+            return self.network.hidden_real(ids_BT, lengths_B, last=True).float()
+        return self.states(ids_BT, lengths_B).float().sum(1) / lengths_B[:, None]
 
 
 def with_own_head(network: Transformer) -> Transformer:
@@ -92,9 +81,13 @@ class LinearProbe(nn.Module):
         model.task_head.bias.copy_(self.task_head.bias - scaled @ self.mean)
 
 
-def save_tuned(model: TaskModel, card: dict[str, Any], folder: Path, tokenizer_json: str) -> None:
-    """Network, head, card and tokenizer in one folder, which `load_tuned` and export read."""
-    write_text(folder / "tokenizer.json", tokenizer_json)
+def save_tuned(model: TaskModel, card: dict[str, Any], folder: Path, words: Mapping[str, str]) -> None:
+    """Network, head, card and tokenizer in one folder, which `load_tuned` and export read.
+
+    `words` are the tokenizer's files: tokenizer.json and what belongs to it.
+    """
+    for name, text in words.items():
+        write_text(folder / name, text)
     save_folder(model.network, folder)
     if hasattr(model, "task_head"):
         head = serialised({"weight": model.task_head.weight, "bias": model.task_head.bias})

@@ -48,7 +48,11 @@ class AdaptedLinear(nn.Module):
 
 
 class _Adapted(torch.autograd.Function):
-    """A projection and its adapter at once: the adapter is added in place, W gets no gradient."""
+    """A projection and its adapter at once: the adapter is added in place, W gets no gradient.
+
+    The narrow products are written so that their long side comes last, (rank, rows): 425 rows of 688 against
+    8 take 0.15 to 0.19 ms on a Zen 3 core, and 0.64 to 0.86 ms as (rows, rank) (docs/log.md).
+    """
 
     @staticmethod
     def forward(
@@ -57,9 +61,9 @@ class _Adapted(torch.autograd.Function):
         rows, kind = x.reshape(-1, x.shape[-1]).to(weight.dtype), weight.dtype
         with torch.autocast(x.device.type, enabled=False):
             small_a, small_b = a.to(kind), b.to(kind)
-            low = rows @ small_a.mT
+            low = small_a @ rows.mT
             out = F.linear(rows, weight, bias if bias is None else bias.to(kind))
-            out.addmm_(low, small_b.mT, alpha=scale)
+            out.addmm_(low.mT, small_b.mT, alpha=scale)
         ctx.save_for_backward(rows, low, weight, small_a, small_b)
         ctx.scale, ctx.types = scale, (x.dtype, a.dtype)
         return out.view(*x.shape[:-1], -1)
@@ -70,9 +74,9 @@ class _Adapted(torch.autograd.Function):
         shape = (*gradients[0].shape[:-1], rows.shape[-1])
         out = gradients[0].reshape(-1, weight.shape[0]).to(weight.dtype)
         with torch.autocast(rows.device.type, enabled=False):
-            back = (out @ b).mul_(ctx.scale)
-            to_a, to_b = back.mT @ rows, (out.mT @ low).mul_(ctx.scale)
-            to_x = (out @ weight).addmm_(back, a).view(shape) if ctx.needs_input_grad[0] else None
+            back = (b.mT @ out.mT).mul_(ctx.scale)
+            to_a, to_b = back @ rows, (low @ out).mul_(ctx.scale).mT
+            to_x = (out @ weight).addmm_(back.mT, a).view(shape) if ctx.needs_input_grad[0] else None
         of_x, of_weights = ctx.types
         return (
             None if to_x is None else to_x.to(of_x),

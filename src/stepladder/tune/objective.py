@@ -79,21 +79,22 @@ class BestKeeper:
     """Keeps the weights with the best dev score on disk; sets `stop` when `patience` scores were no better.
 
     What was best so far is read from metrics.jsonl, which a resumed run shares with the run that was killed:
-    both end with the same weights.
+    both end with the same weights. The loop takes one more step after `stop`; what is scored there does not
+    count, however good.
     """
 
     def __init__(self, folder: Path, patience: int, stop: threading.Event) -> None:
         self._folder, self._patience, self.stop = folder, patience, stop
 
     def history(self) -> list[DevScore]:
-        """Dev scores so far."""
+        """Dev scores so far, up to the end of patience."""
         path = self._folder / METRICS_FILE
         records = read_metrics(path) if path.exists() else ()
-        return [
-            DevScore(record["heldout_score"], -record["heldout_loss"])
-            for record in records
-            if record.get("heldout_score") is not None
-        ]
+        scores: list[DevScore] = []
+        for record in records:
+            if record.get("heldout_score") is not None and not self.is_exhausted(scores):
+                scores.append(DevScore(record["heldout_score"], -record["heldout_loss"]))
+        return scores
 
     def is_exhausted(self, scores: list[DevScore] | None = None) -> bool:
         """Whether the last `patience` scores were no better than one before (patience 0: never)."""
@@ -105,7 +106,9 @@ class BestKeeper:
     def judge(self, model: nn.Module, score: DevScore) -> dict[str, float]:
         """Keep the weights when their score is the best, stop when patience is at its end."""
         past = self.history()
-        if not past or score > max(past):
+        if self.is_exhausted(past):
+            self.stop.set()
+        elif not past or score > max(past):
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
             write_tensors(self._folder / "best" / WEIGHTS_FILE, serialised(trained))
         elif self.is_exhausted([*past, score]):

@@ -9,6 +9,7 @@
 Rows of all forms are checked by `tune/rows.py`. Nothing is imported or run from a file, and no hub is asked.
 """
 
+import codecs
 import contextlib
 import csv
 import json
@@ -193,7 +194,16 @@ def _parted(cell: str) -> list[str]:
 
 
 def _json_lines(path: Path, _: Columns) -> Table:
-    return Table(rows=list(placed_lines(path.read_bytes().split(b"\n"))))
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        # Else each of its lines would be an error of its own.
+        raise TaskError(
+            f"{path} is not UTF-8",
+            got="UTF-16, by its first two bytes",
+            allowed="UTF-8",
+            next_command=f"iconv -f UTF-16 -t UTF-8 {path} > utf8{path.suffix}",
+        )
+    return Table(rows=list(placed_lines(content.split(b"\n"))))
 
 
 def _json(path: Path, _: Columns) -> Table:

@@ -276,6 +276,8 @@ def _answer(value: Any, kind: Kind, text: str) -> tuple[str, int]:
         raise _RowError(
             f'"context" has {text[start : start + len(said)]!r} at {start}, not the answer {said!r}'
         )
+    if start < 0 and "start" in value and value["start"] != -1:
+        raise _RowError(f'"answers.start" is {start}, before the passage')
     if start < 0 and kind == "span":
         raise _RowError('an answer of "answers" has no "start"')
     return said, start

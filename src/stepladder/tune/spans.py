@@ -68,18 +68,23 @@ class Spans:
         """Rows are windows. Targets: first and last token of the answer (or twice the end token), then the
         first token of the passage and the one behind its last.
         """
-        rows, targets, owners, spans = [], [], [], []
+        rows, types, targets, owners, spans = [], [], [], [], []
         for number, example in enumerate(examples):
-            for ids, first, characters in windows(coder, example):
+            for ids, kinds, first, characters in windows(coder, example):
                 answer = next(iter(_answer_tokens(example, characters)), None)
                 places = [len(ids) - 1] * 2 if answer is None else [first + at for at in answer]
                 rows.append(np.asarray(ids, dtype=np.int64))
+                types.append(np.asarray(kinds, dtype=np.int64))
                 targets.append([*places, first, first + len(characters)])
                 owners.append(number)
                 spans.append(characters)
         return Part(
             examples=examples,
-            rows=Encoded(texts=rows, targets=np.asarray(targets, dtype=np.int64)),
+            rows=Encoded(
+                texts=rows,
+                targets=np.asarray(targets, dtype=np.int64),
+                types=types if coder.token_types > 1 else (),
+            ),
             extra=Windows(examples=tuple(owners), spans=tuple(spans)),
         )
 
@@ -114,7 +119,8 @@ class Spans:
     def _scores(self, model: TaskModel, batch: Batch) -> Tensor:
         """Start and end logits, (B, T, 2), -inf where no answer can be."""
         ids, lengths = torch.from_numpy(batch.ids), torch.from_numpy(batch.lengths)
-        scores = model.task_head(model.states(ids, lengths)).float()
+        types = None if batch.types is None else torch.from_numpy(batch.types)
+        scores = model.task_head(model.states(ids, lengths, types)).float()
         places, targets = torch.arange(ids.shape[1]), torch.from_numpy(batch.targets)
         allowed = (places >= targets[:, 2:3]) & (places < targets[:, 3:4]) | (places == lengths[:, None] - 1)
         return scores.masked_fill(~allowed[..., None], float("-inf"))
@@ -132,11 +138,9 @@ class Spans:
         for numbers, batch in part.rows.by_length(_BATCH_WINDOWS):
             scores = self._scores(model, batch)
             total += self._loss(scores, batch).item()
-            for row, number in enumerate(numbers.tolist()):
-                owner, spans = part.extra.examples[number], part.extra.spans[number]
-                first, stop, length = *batch.targets[row, 2:].tolist(), int(batch.lengths[row])
-                places = [*range(first, stop), length - 1]
-                found = self._best(torch.log_softmax(scores[row, places], dim=0), spans, part.examples[owner])
+            for number, likely in zip(numbers.tolist(), self._likeliest(scores, batch), strict=True):
+                owner = part.extra.examples[number]
+                found = _placed(likely, part.extra.spans[number], part.examples[owner])
                 known = best.get(owner)
                 if known is not None:
                     # No answer must be so in every window.
@@ -145,19 +149,30 @@ class Spans:
                 best[owner] = found
         return [best[at] for at in range(len(part.examples))], total / len(part.rows)
 
-    def _best(self, scores: Tensor, spans: np.ndarray, example: Example) -> Found:
-        """The best span of one window, whose log-probabilities (tokens + 1, 2) end with those of none."""
-        tokens, none = len(scores) - 1, scores[-1].sum().item()
-        pairs = scores[:-1, 0][:, None] + scores[:-1, 1]
-        ok = torch.ones(tokens, tokens, dtype=torch.bool).triu().tril(self.longest - 1)
-        at = int(pairs.masked_fill(~ok, float("-inf")).argmax())
-        score = pairs.flatten()[at].item()
-        start, stop = int(spans[at // tokens, 0]), int(spans[at % tokens, 1])
-        said = example.text[start:stop]
-        # Tokens take the blank before a word with them.
-        start, stop = start + len(said) - len(said.lstrip()), stop - len(said) + len(said.rstrip())
-        odds = score - none if stop > start else _ALWAYS
-        return Found(start=start, stop=stop, odds=odds, sure=np.exp(score).item(), none=np.exp(none).item())
+    def _likeliest(self, scores: Tensor, batch: Batch) -> list[tuple[int, int, float, float]]:
+        """Of each window: first and last passage token of the best span, its log-probability, and none's."""
+        logs, (_, tokens, _) = torch.log_softmax(scores, dim=1), scores.shape
+        rows, ends = torch.arange(len(logs)), torch.from_numpy(batch.lengths) - 1
+        none = logs[rows, ends].sum(-1)
+        # The end token is no part of a passage.
+        logs[rows, ends] = float("-inf")
+        ok = torch.ones(tokens, tokens, dtype=torch.bool).triu_().tril_(self.longest - 1)
+        pairs = (logs[:, :, None, 0] + logs[:, None, :, 1]).masked_fill_(~ok, float("-inf"))
+        score, at = pairs.flatten(1).max(dim=1)
+        first = torch.from_numpy(batch.targets)[:, 2]
+        found = (at // tokens - first, at % tokens - first, score, none)
+        return list(zip(*(part.tolist() for part in found), strict=True))
+
+
+def _placed(likely: tuple[int, int, float, float], spans: np.ndarray, example: Example) -> Found:
+    """A span of tokens as characters; `spans` are those of the window's passage tokens."""
+    begin, last, score, none = likely
+    start, stop = int(spans[begin, 0]), int(spans[last, 1])
+    said = example.text[start:stop]
+    # Tokens take the blank before a word with them.
+    start, stop = start + len(said) - len(said.lstrip()), stop - len(said) + len(said.rstrip())
+    odds = score - none if stop > start else _ALWAYS
+    return Found(start=start, stop=stop, odds=odds, sure=np.exp(score).item(), none=np.exp(none).item())
 
 
 def longest_answer(coder: Coder, examples: Sequence[Example]) -> int:
@@ -165,8 +180,8 @@ def longest_answer(coder: Coder, examples: Sequence[Example]) -> int:
     return max((len(coder.tokenizer.encode(e.label)) for e in examples if e.targets), default=1) + 1
 
 
-def windows(coder: Coder, example: Example) -> list[tuple[list[int], int, np.ndarray]]:
-    """(ids, place of the first passage token, characters of the passage tokens) of each window."""
+def windows(coder: Coder, example: Example) -> list[tuple[list[int], list[int], int, np.ndarray]]:
+    """(ids, token types, place of the first passage token, characters of passage tokens) of each window."""
     words, template = coder.tokenizer, coder.tokenizer.template
     question = words.encode(example.question[: coder.context_tokens * CHARACTERS_PER_TOKEN])
     question = question[: coder.context_tokens // 2]
@@ -176,10 +191,12 @@ def windows(coder: Coder, example: Example) -> list[tuple[list[int], int, np.nda
     found = []
     for start in range(0, max(len(ids) - room // 3, 1), step):
         pair = template.join(question, ids[start : start + room], characters[start : start + room])
-        row = pair.ids if pair.spans[-1] is None else [*pair.ids, words.end_id]
+        is_open = pair.spans[-1] is not None
+        row = [*pair.ids, words.end_id] if is_open else pair.ids
+        kinds = [*pair.type_ids, pair.type_ids[-1]] if is_open else pair.type_ids
         spans = [span for span in pair.spans if span is not None]
         first = next((at for at, span in enumerate(pair.spans) if span is not None), 0)
-        found.append((row, first, np.asarray(spans, dtype=np.int64).reshape(-1, 2)))
+        found.append((row, kinds, first, np.asarray(spans, dtype=np.int64).reshape(-1, 2)))
     return found
 
 

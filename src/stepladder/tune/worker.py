@@ -26,6 +26,7 @@ from torch import nn
 from stepladder.errors import StepladderError, TaskError
 from stepladder.models.export import read_shape, weights_folder
 from stepladder.models.hf import load_folder, random_network
+from stepladder.models.words import files_beside
 from stepladder.records import Layout, Recipe, Run, from_json, to_json
 from stepladder.store import DONE_FILE, read_json, write_json, write_text
 from stepladder.train.choices import usual_attention
@@ -57,11 +58,11 @@ _RATES = {"lora": 3.0}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encodings:
-    """A task as numbers: the adapter of its kind, its splits, the tokenizer's definition."""
+    """A task as numbers: the adapter of its kind, its splits, the tokenizer's files by name."""
 
     adapter: Adapter
     splits: dict[str, Part]
-    tokenizer_json: str
+    words: Mapping[str, str]
 
 
 class _Stop(threading.Event):
@@ -190,7 +191,7 @@ def loop_job(
 def write_outcome(model: TaskModel, task: Encodings, out: Path) -> None:
     """model/ and predictions.jsonl (index, gold, predicted, probability) of the test split."""
     adapter = task.adapter.settle(model, task.splits["dev"])
-    save_tuned(model, to_json(adapter), out / "model", task.tokenizer_json)
+    save_tuned(model, to_json(adapter), out / "model", task.words)
     test = task.splits["test"]
     pairs = zip(test.examples, adapter.predict(model, test), strict=True)
     rows = [{"index": at, "gold": gold_of(e, adapter.kind), **said} for at, (e, said) in enumerate(pairs)]
@@ -204,8 +205,9 @@ def encode_task(job: TuneJob) -> Encodings:
     coder = Coder(Path(job.tokenizer), read_shape(weights_folder(Path(job.model))), job.options.pool)
     adapter = adapter_for(task.kind, task.labels, task.train, coder)
     splits = {split: adapter.encode(coder, members) for split, members in task.splits().items()}
-    definition = (Path(job.tokenizer) / "tokenizer.json").read_text(encoding="utf-8")
-    return Encodings(adapter=adapter, splits=splits, tokenizer_json=definition)
+    folder = Path(job.tokenizer)
+    words = {"tokenizer.json": (folder / "tokenizer.json").read_text(encoding="utf-8")}
+    return Encodings(adapter=adapter, splits=splits, words=words | files_beside(folder))
 
 
 def build_model(job: TuneJob, adapter: Adapter) -> TaskModel:

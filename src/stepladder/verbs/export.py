@@ -43,4 +43,7 @@ def export(
     is_masked = "MaskedLM" in read_json(out / "config.json")["architectures"][0]
     loader = "AutoModelForMaskedLM" if is_masked else "AutoModelForCausalLM"
     print(f"load it with transformers.{loader}.from_pretrained({str(out)!r})")
+    # Where `stepladder tune` puts it (tune/heads.py, which loads torch).
+    if any((folder / "head").is_dir() for folder in (run, run / "model")):
+        print(f"the head of its task is not part of it: stepladder predict {run} uses that one")
     return 0

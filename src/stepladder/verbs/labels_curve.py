@@ -48,6 +48,8 @@ def curve(
     from stepladder.laws.labels import fit_labels, purchase
     from stepladder.verbs.data_labels import rows_of
 
+    if model is None and method != "frozen":
+        raise _without_network(labelled, method)
     task = _people_only(_set(labelled, columns))
     rows = rows_of(task)
     learn = _learner(task, rows, (model, method, tokenizer, out))
@@ -63,6 +65,17 @@ def curve(
         print(line)
     print(f"REFUSED: {fitted.refusal}" if fitted.refusal else stops)
     return 0
+
+
+def _without_network(labelled: str, method: str) -> Exception:
+    from stepladder.errors import TaskError
+
+    return TaskError(
+        f"--method {method} needs a network to tune",
+        got="no --from",
+        allowed="--from with a run folder, or a Hugging Face folder",
+        next_command=f"stepladder data labels curve {labelled} --from target@1 --method {method}",
+    )
 
 
 def _set(name: str, columns: str) -> "Task":

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -70,7 +70,7 @@ def tune(
     workers, runs = workers or usable_cores(), len(options.methods) * options.seeds
     _announce(tasks, runs)
     if dry_run or len(tasks) > 1:
-        _tell_cost(model, tasks, tokenizer, (runs, epochs, workers), sys.stdout if dry_run else sys.stderr)
+        _tell_cost(model, tasks, tokenizer, (runs, epochs, workers, shots), dry_run)
     for one in () if dry_run else tasks:
         folder = (out or Path("tune")) / one.name if out is None or len(tasks) > 1 else out
         tune_task(model, one, folder, tokenizer=tokenizer, options=options, workers=workers, quiet=json_)
@@ -88,14 +88,19 @@ def _ask(folder: Path, model: Path, tokenizer: Path | None, quiet: bool) -> None
 
 
 def _tell_cost(
-    model: Path, tasks: "Sequence[Task]", tokenizer: Path | None, how: tuple[int, int, int], file: TextIO
+    model: Path,
+    tasks: "Sequence[Task]",
+    tokenizer: Path | None,
+    how: tuple[int, int, int, bool],
+    dry_run: bool,
 ) -> None:
-    """Tokens and seconds before anything is started; `how` is runs, epochs and workers."""
-    from stepladder.tune.suite import cost_lines
+    """Tokens and seconds before anything is started; `how` is runs, epochs, workers and shots."""
+    from stepladder.tune.suite import Scope, cost_lines
 
-    runs, epochs, workers = how
-    for line in cost_lines(model, tasks, tokenizer, runs=runs, epochs=epochs, workers=workers):
-        print(line, file=file)
+    runs, epochs, workers, shots = how
+    scope = Scope(runs=runs, epochs=epochs, workers=workers, shots=shots)
+    for line in cost_lines(model, tasks, tokenizer, scope):
+        print(line, file=sys.stdout if dry_run else sys.stderr)
 
 
 def _announce(tasks: "Sequence[Task]", runs: int) -> None:
