@@ -21,9 +21,10 @@ from stepladder.models import hf  # noqa: E402
 from stepladder.store import write_json  # noqa: E402
 from stepladder.train.loop import Stopped  # noqa: E402
 from stepladder.tune import run as runs  # noqa: E402
-from stepladder.tune.adapters import Part, adapter_of  # noqa: E402
+from stepladder.tune.adapters import Part  # noqa: E402
 from stepladder.tune.batches import Encoded  # noqa: E402
 from stepladder.tune.heads import LinearProbe, TaskModel, load_tuned, save_tuned  # noqa: E402
+from stepladder.tune.kinds import adapter_of  # noqa: E402
 from stepladder.tune.labels import Labels  # noqa: E402
 from stepladder.tune.predict import predict_lines  # noqa: E402
 from stepladder.tune.run import TuneJob, TuneOptions, tune_task  # noqa: E402

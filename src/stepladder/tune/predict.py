@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stepladder.errors import TaskError
-from stepladder.tune.adapters import adapter_of
 from stepladder.tune.encode import Coder
 from stepladder.tune.heads import load_tuned, tuned_folder
+from stepladder.tune.kinds import adapter_of
 from stepladder.tune.rows import Kind, parse_rows
 
 

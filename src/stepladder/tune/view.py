@@ -9,9 +9,9 @@ import torch
 from stepladder.errors import TaskError
 from stepladder.models.export import find_tokenizer, weights_folder
 from stepladder.models.hf import load_folder
-from stepladder.tune.adapters import adapter_of
 from stepladder.tune.encode import Coder
 from stepladder.tune.heads import TaskModel, load_tuned, tuned_folder
+from stepladder.tune.kinds import adapter_of
 from stepladder.tune.labels import Labels
 from stepladder.tune.rows import Example
 

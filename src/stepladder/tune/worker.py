@@ -37,10 +37,11 @@ from stepladder.train.parallel import Ranks
 from stepladder.train.settle import use_fast_fp32
 from stepladder.train.trackers import Trackers, wanted_trackers
 from stepladder.train.worker import end_with_owner
-from stepladder.tune.adapters import Adapter, Part, adapter_for
+from stepladder.tune.adapters import Adapter, Part
 from stepladder.tune.batches import TaskBatches
 from stepladder.tune.encode import Coder
 from stepladder.tune.heads import LinearProbe, TaskModel, save_tuned, with_own_head
+from stepladder.tune.kinds import adapter_for
 from stepladder.tune.labels import Labels
 from stepladder.tune.lora import add_lora, merge_lora
 from stepladder.tune.objective import BestKeeper, FeatureBatches, Probe, Tuning
