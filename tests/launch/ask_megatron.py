@@ -1,7 +1,7 @@
 """A folder with an arguments.txt in; what Megatron-LM itself makes of it out, as JSON on one line.
 
-Its parser asks for the device's generation, which is not there; nothing else of it is replaced. Parameters are
-those of its own GPTModel, built whole on the CPU from the parts that need neither CUDA nor Transformer Engine.
+Its parser asks for the device's generation, which is not there; nothing else of it is replaced. Parameters
+are those of its own GPTModel, built whole on the CPU from parts without CUDA or Transformer Engine.
 """
 
 import contextlib
@@ -37,8 +37,9 @@ LAYOUT = (
 )
 LAYOUT += ("--use-megatron-fsdp", "--data-parallel-sh", "--num-distributed", "--ckpt-format")
 NEEDS_CUDA = ("--moe-grouped", "--transformer-impl", "--moe-token-disp")
-PLAIN = "--transformer-impl local --moe-token-dispatcher-type allgather --use-cpu-initialization --no-rope-fusion "
-PLAIN += "--no-persist-layer-norm --no-gradient-accumulation-fusion --no-masked-softmax-fusion"
+PLAIN = "--transformer-impl local --moe-token-dispatcher-type allgather --use-cpu-initialization "
+PLAIN += "--no-rope-fusion --no-persist-layer-norm --no-gradient-accumulation-fusion "
+PLAIN += "--no-masked-softmax-fusion"
 
 
 def parsed(words):

@@ -175,7 +175,7 @@ def test_what_they_cannot_say_is_refused(make_plan, tmp_path: Path) -> None:
         with pytest.raises(PlanError, match="decoders only"):
             emit_job(kind, replace(made, shape=replace(made.shape, causal=False)), tmp_path / kind)
         llama = replace(made.shape, variant=Variant(qk_norm="none", biases="all"))
-        with pytest.raises(PlanError, match="of Qwen3's blocks\n.*qk_norm = none, biases = all"):
+        with pytest.raises(PlanError, match=r"of Qwen3's blocks\n.*qk_norm = none, biases = all"):
             emit_job(kind, replace(made, shape=llama), tmp_path / kind)
         assert not (tmp_path / kind).exists()
     zbv = cluster(2, "ddp", pipeline=2, schedule="zbv", stages=2)

@@ -137,7 +137,7 @@ def test_contradictions_and_unknown_hardware_are_listed_with_near_names(brief, s
     shown = said(
         "--set", words.replace("params=5e9 ", ""), "--set", "tokens=1e6 horizon=2", code=EXIT_USER_ERROR
     )
-    assert "the brief has 4 values that contradict" in shown
+    assert "4 values that contradict" in shown
     assert "did you mean h100-" in shown
     assert 'region "SX"' in shown
     assert "width = 104 is no multiple of 2 x num_heads = 16" in shown

@@ -1,9 +1,8 @@
-"""A plan in; what the files for other trainers share out: names, rates, times, the command that starts them."""
+"""A plan in; what files for other trainers have in common out: names, rates, times, the starting command."""
 
 from dataclasses import replace
 
 from stepladder.errors import PlanError
-from stepladder.plan.layout import mesh_sizes
 from stepladder.plan.rates import recipe_for
 from stepladder.records import SWITCHES, Plan, Variant
 from stepladder.units import format_count

@@ -1,6 +1,6 @@
 """A plan in; Megatron-LM's arguments for the same shape, batch, schedule and layout out.
 
-For Megatron-LM of core 0.19, whose own parser takes them; what it cannot say is refused or stands in a comment.
+For Megatron-LM of core 0.19, whose own parser takes them; what it cannot say is refused or said in a comment.
 """
 
 import math
@@ -42,7 +42,7 @@ def megatron_files(plan: Plan) -> dict[str, str]:
 
 
 def _environment(plan: Plan) -> str:
-    """One queue to the device, asked for by its tensor and context parallelism; its own FSDP wants several."""
+    """One queue to the device, as its tensor and context parallelism ask; its own FSDP wants several."""
     shared = plan.layout.degrees.tensor * plan.layout.degrees.context > 1
     return "CUDA_DEVICE_MAX_CONNECTIONS=1 " if shared and plan.layout.shard not in ("fsdp", "hsdp") else ""
 

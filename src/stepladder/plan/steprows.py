@@ -46,8 +46,8 @@ _FITTED_FRAMEWORKS = [
 ]
 _TUNED = ("nemo", "megatron-bridge", "megatron-lm")
 # Nodes that a token's row goes to at most, once each. DeepSeek-V3 routes a token to four nodes or fewer
-# (arXiv:2412.19437 §2.1.2), and Megatron-Bridge trains it on H100 with DeepEP; its Qwen3 of 235B on H100 with a
-# plain exchange (its guide to hardware configurations of mixtures). Of others it is not known: each copy.
+# (arXiv:2412.19437 §2.1.2), and Megatron-Bridge trains it on H100 with DeepEP, but Qwen3 of 235B with a plain
+# exchange (its guide to hardware configurations of mixtures). Of others it is not known: each copy.
 _EXPERT_NODES = {("megatron-bridge", "dsv3"): 4.0}
 # Forward passes done again. Unstated: between none and all.
 _RECOMPUTE = {"full": 1.0, "selective": 0.1, "selective_layer": 0.5, "unknown": 0.5}
