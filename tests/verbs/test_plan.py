@@ -144,6 +144,9 @@ def test_contradictions_and_unknown_hardware_are_listed_with_near_names(brief, s
     assert "tokens and horizon both end the run" in shown
     shown = said("--set", "count=256", code=EXIT_USER_ERROR)
     assert "write count = 8 and nodes = 32" in shown
+    shown = said("--set", "device=rtx-4090 watts_per_device=9000", code=EXIT_USER_ERROR)
+    assert "watts_per_device = 9000" in shown
+    assert "draws at most 900 W" in shown
 
 
 def test_the_smallest_budget_that_is_possible_is_possible(brief, said):
