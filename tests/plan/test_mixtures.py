@@ -239,6 +239,19 @@ def test_rows_travel_further_across_nodes_and_only_where_experts_are_shared():
     assert more["attention"] == pytest.approx(inside["attention"])
 
 
+def test_a_row_sent_once_to_each_of_four_nodes_halves_what_eight_copies_send():
+    bridge = {**ROW, "framework": "megatron-bridge", "ep": "64"}
+    rows = [{**bridge, "model": "qwen3-30b"}, {**bridge, "model": "dsv3"}]
+    terms = step_terms(config_of(rows))
+    copies, once = terms.pop("expert_exchange")
+    # Seven of eight copies leave the node, against four of eight nodes' rows, of which one in eight stays.
+    assert 0.5 * copies == pytest.approx(once)
+    for name, value in terms.items():
+        assert name == "launches" or np.ptp(np.broadcast_to(value, 2)) == 0, name
+    near = step_terms(config_of([{**row, "ep": "8"} for row in rows]))["expert_exchange"]
+    assert near[0] == pytest.approx(near[1])
+
+
 def test_arrays_of_mixtures_and_dense_rows_agree_with_single_ones():
     dense = {**ROW, "experts": "0"}
     both = forecast([ROW, dense])

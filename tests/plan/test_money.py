@@ -11,7 +11,6 @@ from stepladder.plan.money import (
     bill,
     break_even_hours,
     running_usd,
-    usd_per_useful_hour,
     worth_buying_at,
 )
 
@@ -50,9 +49,3 @@ def test_buying_never_pays_where_running_costs_more_than_rent():
     for rent, run in ((0.1, 0.1), (0.1, 0.2)):
         with pytest.raises(PlanError, match="buying never pays"):
             break_even_hours(exact(2_000, "card"), exact(rent, "rent"), exact(run, "run"))
-
-
-def test_spot_is_dearer_than_its_price():
-    found = usd_per_useful_hour(exact(1.0, "spot"), within(0.5, 1.2, "share", "prior"))
-    assert found.value == 2
-    assert found.low < 2 < found.high

@@ -5,14 +5,14 @@ import math
 import pytest
 
 from stepladder.errors import PlanError
-from stepladder.plan.derive import exact, within
+from stepladder.plan.derive import exact, times, within
 from stepladder.plan.hardware import catalogue, find_device, grid_of
 from stepladder.plan.power import (
     carbon_levers,
     device_watts,
     embodied_carbon,
-    location_carbon,
     market_carbon,
+    most_watts,
     system_watts,
     water_litres,
 )
@@ -56,11 +56,10 @@ def test_every_device_draws_less_than_its_node_may(name):
     assert found.value * device.node.devices <= device.node.max_watts or math.isnan(device.node.max_watts)
 
 
-def test_carbon_by_place_names_grid_and_year():
-    found = location_carbon(KWH, "SE")
-    assert found.value == pytest.approx(1_000 * grid_of("SE").value)
-    assert "Sweden, average of 20" in found.how
-    assert found.high / found.low > KWH.high / KWH.low
+def test_no_device_may_be_said_to_draw_more_than_its_computer_can():
+    assert most_watts(H100) == pytest.approx(1.1 * 10_200 / 8)
+    assert most_watts(find_device("rtx-4090")) > find_device("rtx-4090").tdp_watts
+    assert all(system_watts(each).value < most_watts(each) for each in catalogue().values())
 
 
 def test_carbon_by_contract_is_the_buyers_and_must_be_named():
@@ -103,12 +102,14 @@ def test_water_has_no_default_on_site():
 
 
 def test_the_region_is_the_largest_lever_and_waiting_the_smallest():
-    levers = carbon_levers(KWH, location_carbon(KWH, "PL"))
+    here = times("`kwh` x grid", KWH, grid_of("PL"))
+    levers = carbon_levers(KWH, here)
     region, cap, hours = (
         levers[f"kg_co2e_{name}"] for name in ("cleanest_region", "power_cap", "clean_hours")
     )
-    now = location_carbon(KWH, "PL").value
+    now = here.value
     assert region.value < now / 15
     assert region.value < cap.value < hours.value < now
     assert "Iceland" in region.how
-    assert {"kg_co2e_power_cap", "kg_co2e_clean_hours"} == set(carbon_levers(KWH, location_carbon(KWH, "IS")))
+    cleanest = times("`kwh` x grid", KWH, grid_of("IS"))
+    assert {"kg_co2e_power_cap", "kg_co2e_clean_hours"} == set(carbon_levers(KWH, cleanest))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from stepladder.errors import PlanError
-from stepladder.launch.foreign import megatron_files, torchtitan_files
+from stepladder.launch.megatron import megatron_files
 from stepladder.launch.slurm import emit as job_text
+from stepladder.launch.titan import torchtitan_files
 from stepladder.records import Plan, to_json
 from stepladder.store import write_json, write_text
 

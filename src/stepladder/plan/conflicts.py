@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from stepladder.errors import PlanError
 from stepladder.plan.hardware import Device, catalogue, grid_of, known_device
 from stepladder.plan.overlay import NONE, Overlay
+from stepladder.plan.power import most_watts
 from stepladder.records import Brief
 
 # As many as help; the whole catalogue does not.
@@ -25,8 +26,10 @@ def reject_conflicts(brief: Brief, overlay: Overlay = NONE) -> None:
     ]
     if problems:
         plural = "s that contradict" if len(problems) > 1 else " that contradicts"
-        title = f"the brief has {len(problems)} value{plural} the rest or the catalogue"
-        raise PlanError(listed(title, problems), next_command="mend these in stepladder.toml, or with --set")
+        title = f"{len(problems)} value{plural} the rest or the catalogue"
+        raise PlanError(
+            listed(title, problems), next_command="mend these in the brief, or in the words of the command"
+        )
 
 
 def listed(title: str, problems: Sequence[str]) -> str:
@@ -107,6 +110,12 @@ def _of_layout(brief: Brief, device: Device | None) -> Iterator[str]:
     gib = float(over.get("memory_gib", 0))
     if gib * 2**30 > device.mem_bytes * 1.1:
         yield f"[override] memory_gib = {gib:g}: {device.name} has {device.mem_bytes / 2**30:.0f} GiB"
+    watts, most = float(over.get("watts_per_device", 0)), most_watts(device)
+    if watts > most:
+        yield (
+            f"[override] watts_per_device = {watts:g}: {device.name} with its share of a computer draws at "
+            f"most {most:.0f} W"
+        )
 
 
 def switch_problems(brief: Brief, device: Device | None) -> Iterator[str]:

@@ -150,9 +150,11 @@ def _simplest_first(grid: Grid, seconds: np.ndarray, order: np.ndarray, is_known
     if not len(order):
         return order
     columns = {name: column[order] for name, column in grid.columns.items()}
-    rule = by_rule(*(columns[name] for name in ("tensor", "pipeline", "micro")))
+    tensor, pipeline, least = by_rule(*(columns[name] for name in ("tensor", "pipeline", "micro")))
     is_grouped = columns["shard"] == SHARDS.index("hsdp")
-    keys = (~is_known[order], *rule, columns["context"], columns["expert"], is_grouped, columns["schedule"])
+    # Shared contexts come before micro-batches: twice the sequences on twice the devices are no larger batch.
+    rule = tensor, pipeline, columns["context"], least
+    keys = (~is_known[order], *rule, columns["expert"], is_grouped, columns["schedule"])
     first = order[simplest(seconds[order], *keys)]
     return np.concatenate([[first], order[order != first]])
 

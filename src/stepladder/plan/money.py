@@ -97,15 +97,3 @@ def running_usd(watts: Derived, pue: Derived, usd_per_kwh: Derived) -> Derived:
     """US dollars of electricity for an hour of a device of one's own."""
     how = f"`watts` x `pue` x ${usd_per_kwh.value:.3g} a kWh / 1000 ({usd_per_kwh.how}); people and space not"
     return times(how, watts, pue, usd_per_kwh, scale=1e-3)
-
-
-def usd_per_useful_hour(usd_per_device_hour: Derived, goodput: Derived) -> Derived:
-    """Price of an hour that counts: what makes spot comparable with on-demand."""
-    inverse = Derived(
-        value=1 / goodput.value,
-        low=1 / goodput.high,
-        high=1 / max(goodput.low, 1e-9),
-        how=goodput.how,
-        source=goodput.source,
-    )
-    return times("`usd_per_device_hour` / `goodput`", usd_per_device_hour, inverse)

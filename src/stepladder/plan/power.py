@@ -8,7 +8,7 @@ import math
 
 from stepladder.errors import PlanError
 from stepladder.plan.derive import Z80, exact, times, within
-from stepladder.plan.hardware import Device, grid_of, regions
+from stepladder.plan.hardware import Device, regions
 from stepladder.records import Derived
 
 # Of the rated maximum. Busy: an 8 x H100 node at intense training (arXiv:2506.14551). Idle: BLOOM's nodes
@@ -55,6 +55,15 @@ def system_watts(device: Device, params: float = math.inf) -> Derived:
     return within(_WATTS_PER_TFLOP * tera, _WATTS_FACTOR80, how, "prior")
 
 
+def most_watts(device: Device) -> float:
+    """More than any such device with its share of a computer draws; infinite where nothing is published."""
+    if device.kind == "cpu":
+        return math.inf
+    if device.node.max_watts > 0:
+        return 1.1 * device.node.max_watts / device.node.devices
+    return 2 * device.tdp_watts if device.tdp_watts > 0 else math.inf
+
+
 def device_watts(device: Device, params: float = math.inf) -> Derived | None:
     """Mean watts of the device alone, as its own counter shows; None where no TDP is published."""
     if not device.tdp_watts > 0:
@@ -74,12 +83,6 @@ def usual_pue() -> Derived:
     """Power of a data centre over that of its computers, where it is not stated."""
     how = "data centres: 1.1 (largest) to 1.58 (mean of Uptime Institute's survey 2023)"
     return within(1.25, 1.2, how, "prior")
-
-
-def location_carbon(kwh: Derived, region: str) -> Derived:
-    """kg CO2e by the average of the grid where the electricity is used, its year and source in `how`."""
-    grid = grid_of(region)
-    return times(f"`kwh` x {grid.value:g} kg/kWh ({grid.how})", kwh, grid)
 
 
 def market_carbon(kwh: Derived, kg_per_kwh: float, contract: str) -> Derived:

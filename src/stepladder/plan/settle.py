@@ -8,7 +8,7 @@ from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.plan.cpusteps import fastest, fit_prices, speedup
 from stepladder.plan.derive import times, within
 from stepladder.plan.hardware import Device
-from stepladder.plan.layoutsearch import LayoutChoice, Place, describe, rank_layouts
+from stepladder.plan.layoutsearch import ALIKE, LayoutChoice, Place, describe, rank_layouts
 from stepladder.plan.measured import MeasuredStep
 from stepladder.plan.near import measured_need
 from stepladder.plan.rates import MIN_STEPS, shortest_run
@@ -136,5 +136,6 @@ def layout_lines(choice: LayoutChoice) -> list[str]:
         + (f", loses {one.loses}" if one.loses else "")
         for place, one in enumerate(choice.top, start=1)
     ]
-    lines[0] += f" (the fastest of {choice.fitting:,} layouts that fit, of {choice.legal:,})"
+    lines[0] += f" (the simplest within {ALIKE - 1:.0%} of the fastest; {choice.fitting:,} layouts fit, "
+    lines[0] += f"of {choice.legal:,})"
     return [*lines, choice.rule, *([choice.next_measurement] if choice.next_measurement else [])]

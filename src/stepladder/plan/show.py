@@ -118,7 +118,8 @@ def _place(plan: Plan) -> list[str]:
     mixture = f", {experts.active} of {experts.count} experts of {experts.ffn_width}" if experts.count else ""
     where = f"{layout.processes} process{'es' if layout.processes > 1 else ''} on {layout.device}"
     where += f" in {layout.nodes} nodes" if layout.nodes > 1 else ""
-    where += f", {layout.threads} threads each" if layout.device == "cpu" else ""
+    plural = "s" if layout.threads > 1 else ""
+    where += f", {layout.threads} thread{plural} each" if layout.device == "cpu" else ""
     where += f", {layout.precision}" + (f", {layout.shard}" if layout.shard != "none" else "")
     degrees = layout.degrees
     for name in ("tensor", "pipeline", "context", "expert"):

@@ -45,6 +45,10 @@ _FITTED_FRAMEWORKS = [
     "meta",
 ]
 _TUNED = ("nemo", "megatron-bridge", "megatron-lm")
+# Nodes that a token's row goes to at most, once each. DeepSeek-V3 routes a token to four nodes or fewer
+# (arXiv:2412.19437 §2.1.2), and Megatron-Bridge trains it on H100 with DeepEP, but Qwen3 of 235B with a plain
+# exchange (its guide to hardware configurations of mixtures). Of others it is not known: each copy.
+_EXPERT_NODES = {("megatron-bridge", "dsv3"): 4.0}
 # Forward passes done again. Unstated: between none and all.
 _RECOMPUTE = {"full": 1.0, "selective": 0.1, "selective_layer": 0.5, "unknown": 0.5}
 _RATES = ("flops", "memory", "scale_up", "network", "domain", "node", "newer", "tuned")
@@ -68,7 +72,9 @@ def config_of(rows: Sequence[Row]) -> Config:
         rates=Rates(**{name: v[name] for name in _RATES}),
         kernels=Kernels(**{name: v[name] for name in _KERNELS}),
         zero=v["zero"],
-        mixture=Mixture(count=v["experts"], active=v["topk"], width=v["moe_ffn"], degree=v["ep"]),
+        mixture=Mixture(
+            count=v["experts"], active=v["topk"], width=v["moe_ffn"], degree=v["ep"], nodes=v["expert_nodes"]
+        ),
         host=(v["offloads"], v["gradient_bytes"]),
     )
 
@@ -155,6 +161,7 @@ def _values(row: Row) -> dict[str, float]:
         "matrices": _beside_experts(row) if is_mixture(row) else matrices,
         **{name: number(row, name, 0) * is_mixture(row) for name in ("experts", "topk", "moe_ffn")},
         "ep": number(row, "ep", 1) if is_mixture(row) else 1.0,
+        "expert_nodes": _EXPERT_NODES.get((row.get("framework", ""), row.get("model", "")), 0.0),
         "vocabulary": number(row, "vocab", 50_257),
         "heads": heads,
         "sequence": number(row, "seq", 1),

@@ -76,12 +76,18 @@ class Kernels:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixture:
     """Gated experts of each layer, those of them that a token passes, hidden units of one, and the data
-    replicas that share them out. Zero experts: a dense network."""
+    replicas that share them out. Zero experts: a dense network.
+
+    With `nodes` a token's row goes once to each other node that has some of its experts, of at most so many,
+    and is copied there (DeepSeek-V3, arXiv:2412.19437 §2.1.2 and §3.2.2); 0: each copy travels by itself, as
+    our trainer sends them.
+    """
 
     count: Numbers = 0.0
     active: Numbers = 0.0
     width: Numbers = 0.0
     degree: Numbers = 1.0
+    nodes: Numbers = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,8 +219,8 @@ def _mixture(config: Config, rule: Rule) -> dict[str, Numbers]:
     # Two values' bytes of each row leave for its expert and come back, forward and backward.
     sent = 2 * rows * hidden * (4 + 2 * (kernels.recompute > 0.9))
     near = np.minimum(mixture.degree, np.maximum(rates.domain, 1))
-    inside = sent * (near - 1) / mixture.degree / rates.scale_up
-    across = sent * (mixture.degree - near) / mixture.degree / rates.network
+    inside, across = _exchanged(mixture, near)
+    inside, across = sent * inside / rates.scale_up, sent * across / rates.network
     is_mixed = np.asarray(mixture.count) > 0
     return {
         "experts": np.where(is_mixed, passes * _slower(products, read, 4), 0.0),
@@ -222,6 +228,20 @@ def _mixture(config: Config, rule: Rule) -> dict[str, Numbers]:
         # Both kinds of link work at the same time.
         "expert_exchange": np.where(is_mixed, np.maximum(inside, across) * np.exp(rule["exchange"]), 0.0),
     }
+
+
+def _exchanged(mixture: Mixture, near: Numbers) -> tuple[Numbers, Numbers]:
+    """Shares of a token's rows that travel inside a domain of `near` devices, and between domains.
+
+    A experts drawn evenly over K domains lie in K (1 - (1 - 1/K)^A) of them. Sent once to each, a row goes on
+    from there to every expert's device over the inner links.
+    """
+    domains = np.maximum(mixture.degree / near, 1)
+    met = domains * (1 - (1 - 1 / domains) ** mixture.active)
+    once = np.minimum(met, mixture.nodes) / np.maximum(mixture.active, 1) * (domains - 1) / domains
+    is_once = np.asarray(mixture.nodes) > 0
+    inside = np.where(is_once, (near - 1) / near, (near - 1) / mixture.degree)
+    return inside, np.where(is_once, once, (mixture.degree - near) / mixture.degree)
 
 
 def _head(config: Config, rule: Rule) -> Numbers:
