@@ -5,9 +5,9 @@
     python bench/transfer.py --out transfer --report
 
 All three rates of a run are those of the rule at its base batch, times sqrt(2)^k. Every cell starts with
---start, walks on while the best is at an end, then tries the neighbours of the best. A run is a folder;
-what is there is not trained again, and cheap cells come first. One thread; batches of 256 tokens, or (cells
-that end in -rule) those of the rule.
+--start, walks on in double steps while the best is at an end, then (without --coarse) tries the neighbours
+of the best. A run is a folder; what is there is not trained again, and cheap cells come first. One thread;
+batches of 256 tokens, or (cells that end in -rule) those of the rule.
 `--scaling none` gives every width the rates of width 64 (standard parametrisation).
 """
 
@@ -34,7 +34,8 @@ from stepladder.train import worker
 
 CONTEXT, BATCH = 64, 256
 # Width at two layers, depth at a width of 64, length at both: (width, layers, steps). The corner that every
-# axis shares is the first. Then runs with the rule's own batch: (width, layers, tokens).
+# axis shares is the first; the last four are short, since 500 steps with Muon at a width of 512 cost 1,050 CPU
+# seconds. Then runs with the rule's own batch: (width, layers, tokens).
 CELLS = (
     (64, 2, 500),
     (128, 2, 500),
@@ -46,6 +47,10 @@ CELLS = (
     (64, 2, 2_000),
     (64, 2, 10_000),
     (128, 4, 2_000),
+    (64, 2, 100),
+    (128, 2, 100),
+    (256, 2, 100),
+    (512, 2, 100),
 )
 RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000))
 
@@ -80,6 +85,7 @@ def main() -> int:
     parser.add_argument("--scaling", choices=("house", "none"), default="house")
     parser.add_argument("--cells", nargs="*", default=[], help="names as in the table; none: all")
     parser.add_argument("--start", type=int, nargs="+", default=[0, -2, 2], help="first values of k")
+    parser.add_argument("--coarse", action="store_true", help="double steps only")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0, help="no run is started after them")
     parser.add_argument("--report", action="store_true", help="print what is there")
@@ -124,7 +130,8 @@ def open_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
 
 def next_run(cells: list[Cell], options: argparse.Namespace) -> tuple[Cell, int, int] | None:
     """The coarse grid of every cell with the first seed, then neighbours of the best, then further seeds."""
-    for stride in (2, 1):
+    strides = (2,) if options.coarse else (2, 1)
+    for stride in strides:
         for cell in cells:
             k = missing(cell, stride, options.start)
             if k is not None:
@@ -132,7 +139,7 @@ def next_run(cells: list[Cell], options: argparse.Namespace) -> tuple[Cell, int,
     for seed in range(1, options.seeds):
         for cell in cells:
             best = best_of(cell)
-            for k in sorted({best - 1, best, best + 1, 0}):
+            for k in (best, best - strides[-1], best + strides[-1]):
                 if seed not in cell.done.get(k, {}):
                     return cell, k, seed
     return None
