@@ -14,7 +14,6 @@ batches of 256 tokens, or (cells that end in -rule) those of the rule.
 import argparse
 import math
 import os
-import statistics
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -34,8 +33,8 @@ from stepladder.train import worker
 
 CONTEXT, BATCH = 64, 256
 # Width at two layers, depth at a width of 64, length at both: (width, layers, steps). The corner that every
-# axis shares is the first; the last four are short, since 500 steps with Muon at a width of 512 cost 1,050 CPU
-# seconds. Then runs with the rule's own batch: (width, layers, tokens).
+# axis shares is the first; the last four are short, since 500 steps with Muon at a width of 512 cost 1,050
+# CPU seconds. Then runs with the rule's own batch: (width, layers, tokens).
 CELLS = (
     (64, 2, 500),
     (128, 2, 500),
@@ -47,10 +46,10 @@ CELLS = (
     (64, 2, 2_000),
     (64, 2, 10_000),
     (128, 4, 2_000),
-    (64, 2, 100),
-    (128, 2, 100),
-    (256, 2, 100),
-    (512, 2, 100),
+    (64, 2, 80),
+    (128, 2, 80),
+    (256, 2, 80),
+    (512, 2, 80),
 )
 RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000))
 
@@ -83,6 +82,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("transfer"))
     parser.add_argument("--optimiser", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--scaling", choices=("house", "none"), default="house")
+    parser.add_argument("--tied", action="store_true", help="embeddings are also the head")
     parser.add_argument("--cells", nargs="*", default=[], help="names as in the table; none: all")
     parser.add_argument("--start", type=int, nargs="+", default=[0, -2, 2], help="first values of k")
     parser.add_argument("--coarse", action="store_true", help="double steps only")
@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="print what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    folder = options.out / f"{options.optimiser}-{options.scaling}"
+    folder = options.out / f"{options.optimiser}-{options.scaling}{'-tied' if options.tied else ''}"
     cells = open_cells(options, folder)
     end = time.monotonic() + 60 * options.minutes
     while not options.report and time.monotonic() < end:
@@ -117,6 +117,7 @@ def open_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
     cells = []
     for width, layers, steps, batch in sizes:
         shape = shape_for_width(width, layers, vocab_size=vocab, context_tokens=CONTEXT)
+        shape = replace(shape, tied_head=options.tied)
         cell = Cell(shape=shape, steps=steps, batch=batch, done={})
         if options.cells and cell.name not in options.cells:
             continue
@@ -197,20 +198,20 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 
 
 def print_table(cells: list[Cell], options: argparse.Namespace) -> None:
-    """One line a cell: best k, vertex of the parabola, the rule's place and regret, and that of k = 0."""
-    print("cell                   runs    loss   best k  vertex  rule k  regret  at k = 0  losses by k")
+    """A line a cell and seed: best k, vertex of the parabola, place and regret of the rule, that of k = 0."""
+    print("cell                   seed    loss   best k  vertex  rule k  regret  at k = 0  losses by k")
     for cell in cells:
-        if len(cell.done) < 2:
-            continue
-        losses = {k: statistics.mean(by_seed.values()) for k, by_seed in sorted(cell.done.items())}
-        best = min(losses, key=lambda k: losses[k])
-        curve = parabola(losses, best)
-        at = rule_place(cell, options)
-        told = "  ".join(f"{k:+d}:{loss:.4f}" for k, loss in losses.items())
-        runs = sum(len(by_seed) for by_seed in cell.done.values())
-        regret = curve.at(at) / curve.least - 1
-        print(f"{cell.name:21s}  {runs:4d}  {curve.least:.4f}  {best:+7d}  {curve.vertex:+6.2f}  {at:+6.2f}  "
-              f"{regret:6.2%}  {curve.at(0) / curve.least - 1:8.2%}  {told}")  # fmt: skip
+        for seed in sorted({seed for by_seed in cell.done.values() for seed in by_seed}):
+            losses = {k: by_seed[seed] for k, by_seed in sorted(cell.done.items()) if seed in by_seed}
+            best = min(losses, key=lambda k: losses[k])
+            if len(losses) < 2 or math.isinf(losses[best]):
+                continue
+            curve = parabola(losses, best)
+            at = rule_place(cell, options)
+            told = "  ".join(f"{k:+d}:{loss:.4f}" for k, loss in losses.items())
+            regret = curve.at(at) / curve.least - 1
+            print(f"{cell.name:21s}  {seed:4d}  {curve.least:.4f}  {best:+7d}  {curve.vertex:+6.2f}  "
+                  f"{at:+6.2f}  {regret:6.2%}  {curve.at(0) / curve.least - 1:8.2%}  {told}")  # fmt: skip
 
 
 def rule_place(cell: Cell, options: argparse.Namespace) -> float:
@@ -242,6 +243,8 @@ def parabola(losses: dict[int, float], best: int) -> Parabola:
     x1, x2 = left - middle, right - middle
     y1, y2 = losses[left] - losses[middle], losses[right] - losses[middle]
     curve = (y1 / x1 - y2 / x2) / (x1 - x2)
+    if curve <= 0:  # the best is at an end, and no parabola says where the least loss is
+        return Parabola(vertex=math.nan, least=losses[best], curve=math.nan)
     slope = y1 / x1 - curve * x1
     vertex, least = middle - slope / (2 * curve), losses[middle] - slope**2 / (4 * curve)
     return Parabola(vertex=vertex, least=least, curve=curve)

@@ -189,7 +189,12 @@ def climb_small(climb: Climb, corpus: Corpus, speed: Speed) -> list[Observation]
         layout=speed.rung_layout,
         seed=int(climb.override("seed", 0)),
     )
-    plans = share_recipes(plans, recipe_rule(climb.brief.override), climb.override("branch_span", 1))
+    plans = share_recipes(
+        plans,
+        recipe_rule(climb.brief.override),
+        climb.override("branch_span", 1),
+        fixed_rates="learning_rate" in climb.brief.override,
+    )
     rows = run_ladder(plans, path.parent, workers=speed.workers, quiet=climb.quiet)
     kept = usable(rows)
     ratios = sorted(row.tokens / row.params for row in kept)
