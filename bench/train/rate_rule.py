@@ -57,9 +57,7 @@ def main() -> int:
             miss = cell.rule - cell.vertex
             places = f"{cell.name:22s}  {cell.vertex:+6.2f}  {cell.rule:+6.2f}  {miss:+5.2f}"
             print(f"{places}  {regret(cell, cell.rule):6.2%}")
-        print(
-            "form                           left out: largest miss  regret   inside: largest miss  regret   fitted"
-        )
+        print("form                           left out: largest miss  regret   inside: largest miss  regret")
         places = [cell.rule for cell in own]
         print(f"{'the rule':29s}  {'':31s}  {told(own, places)}")
         for form, columns in FORMS.items():

@@ -8,12 +8,12 @@ where each shorter one's decay begins; that one starts there and ends with the b
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from stepladder.plan.rates import MIN_RUNG_STEPS, with_batch
+from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_rule, with_batch
 from stepladder.records import Derived, Plan, Recipe, Shape
 from stepladder.store import read_json, write_bytes, write_json
 from stepladder.train.choices import CHOICES_FILE
@@ -69,6 +69,12 @@ def share_recipes(
             shared = _with_middle_recipe(near, recipe_for, fixed_rates) if spans else near
             found |= {plan.name: plan for plan in shared}
     return [found[plan.name] for plan in plans]
+
+
+def share_as_asked(plans: Sequence[Plan], override: Mapping[str, float | int | str | bool]) -> list[Plan]:
+    """`share_recipes` by a brief's [override]: its `branch_span`, and what it fixes of the recipe."""
+    span, is_fixed = float(override.get("branch_span", 1)), "learning_rate" in override
+    return share_recipes(plans, recipe_rule(override), span, fixed_rates=is_fixed)
 
 
 def find_branches(plans: Sequence[Plan]) -> list[Branch]:
