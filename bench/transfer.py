@@ -7,7 +7,7 @@
 All three rates of a run are those of the rule at its base batch, times sqrt(2)^k. Every cell starts with
 --start, walks on in double steps while the best is at an end, then (without --coarse) tries the neighbours
 of the best. A run is a folder; what is there is not trained again, and cheap cells come first. One thread;
-batches of 256 tokens, or (cells that end in -rule) those of the rule.
+batches of 256 tokens (--batch-tokens), or (cells that end in -rule) those of the rule.
 `--scaling none` gives every width the rates of width 64 (standard parametrisation).
 """
 
@@ -33,8 +33,8 @@ from stepladder.train import worker
 
 CONTEXT, BATCH = 64, 256
 # Width at two layers, depth at a width of 64, length at both: (width, layers, steps). The corner that every
-# axis shares is the first; the last four are short, since 500 steps with Muon at a width of 512 cost 1,050
-# CPU seconds. Then runs with the rule's own batch: (width, layers, tokens).
+# axis shares is the first; the last six are short: 500 steps with Muon at a width of 512 cost 1,050 CPU
+# seconds, and 125 steps of 1,024 tokens are the tokens of 500 steps of 256. Then runs with the rule's own batch: (width, layers, tokens).
 CELLS = (
     (64, 2, 500),
     (128, 2, 500),
@@ -50,6 +50,8 @@ CELLS = (
     (128, 2, 80),
     (256, 2, 80),
     (512, 2, 80),
+    (64, 2, 125),
+    (256, 2, 125),
 )
 RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000))
 
@@ -61,12 +63,13 @@ class Cell:
     shape: Shape
     steps: int
     batch: int
+    by_rule: bool
     done: dict[int, dict[int, float]]
 
     @property
     def name(self) -> str:
         """As its folders are called."""
-        end = "" if self.batch == BATCH else "-rule"
+        end = "-rule" if self.by_rule else ""
         return f"w{self.shape.width:03d}-l{self.shape.num_layers:02d}-s{self.steps:05d}{end}"
 
     @property
@@ -82,6 +85,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("transfer"))
     parser.add_argument("--optimiser", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--scaling", choices=("house", "none"), default="house")
+    parser.add_argument("--batch-tokens", type=int, default=BATCH)
     parser.add_argument("--tied", action="store_true", help="embeddings are also the head")
     parser.add_argument("--cells", nargs="*", default=[], help="names as in the table; none: all")
     parser.add_argument("--start", type=int, nargs="+", default=[0, -2, 2], help="first values of k")
@@ -92,6 +96,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = options.out / f"{options.optimiser}-{options.scaling}{'-tied' if options.tied else ''}"
+    if options.batch_tokens != BATCH:
+        folder = folder.with_name(f"{folder.name}-b{options.batch_tokens}")
     cells = open_cells(options, folder)
     end = time.monotonic() + 60 * options.minutes
     while not options.report and time.monotonic() < end:
@@ -110,15 +116,15 @@ def open_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
     corpus = options.corpus
     vocab = load_tokenizer(corpus).vocab_size if corpus else read_json(folder / "vocab.json")["size"]
     write_json(folder / "vocab.json", {"size": vocab})
-    sizes = [(width, layers, steps, BATCH) for width, layers, steps in CELLS]
+    sizes = [(*size, options.batch_tokens, False) for size in CELLS]
     for width, layers, tokens in RULE_CELLS:
         batch = batch_for(tokens, CONTEXT)
-        sizes.append((width, layers, tokens // batch, batch))
+        sizes.append((width, layers, tokens // batch, batch, True))
     cells = []
-    for width, layers, steps, batch in sizes:
+    for width, layers, steps, batch, by_rule in sizes:
         shape = shape_for_width(width, layers, vocab_size=vocab, context_tokens=CONTEXT)
         shape = replace(shape, tied_head=options.tied)
-        cell = Cell(shape=shape, steps=steps, batch=batch, done={})
+        cell = Cell(shape=shape, steps=steps, batch=batch, by_rule=by_rule, done={})
         if options.cells and cell.name not in options.cells:
             continue
         for path in (folder / cell.name).glob("k*/run.json"):
