@@ -34,7 +34,7 @@ from stepladder.train import worker
 CONTEXT, BATCH = 64, 256
 # Width at two layers, depth at a width of 64, length at both: (width, layers, steps). The corner that every
 # axis shares is the first; the last six are short: 500 steps with Muon at a width of 512 cost 1,050 CPU
-# seconds, and 125 steps of 1,024 tokens are the tokens of 500 steps of 256. Then runs with the rule's own batch: (width, layers, tokens).
+# seconds, and 125 steps of 1,024 tokens are the tokens of 500 steps of 256.
 CELLS = (
     (64, 2, 500),
     (128, 2, 500),
@@ -53,6 +53,7 @@ CELLS = (
     (64, 2, 125),
     (256, 2, 125),
 )
+# Runs with the rule's own batch: (width, layers, tokens).
 RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000))
 
 
