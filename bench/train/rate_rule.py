@@ -3,9 +3,10 @@
     python bench/train/rate_rule.py
 
 `rate_cells.csv` has a line for each cell of `bench/transfer.py`: the vertex is in steps of sqrt(2) from the
-rates at two layers and the rule's own batch, and with the regret there it gives the curvature. The regret of
+rates at two layers and the rule's own batch, the curvature is regret per squared step, so that the regret of
 another place is curvature x distance^2. Each form below is fitted by least regret to all cells but one and
-asked for that one: only what holds there is a rule and not a description.
+asked for that one: only what holds there is a rule and not a description. Its term for steps is batch / batch
+of the rule, also above 1, where the rule's own rates stay.
 """
 
 import argparse
@@ -52,10 +53,10 @@ def main() -> int:
         cells = [read_cell(row) for row in csv.DictReader(file)]
     for optimiser in sorted({cell.optimiser for cell in cells}):
         own = [cell for cell in cells if cell.optimiser == optimiser]
-        print(f"{optimiser:22s}  vertex    rule   miss  regret")
+        print(f"{optimiser:30s}  vertex    rule   miss  regret")
         for cell in own:
             miss = cell.rule - cell.vertex
-            places = f"{cell.name:22s}  {cell.vertex:+6.2f}  {cell.rule:+6.2f}  {miss:+5.2f}"
+            places = f"{cell.name:30s}  {cell.vertex:+6.2f}  {cell.rule:+6.2f}  {miss:+5.2f}"
             print(f"{places}  {regret(cell, cell.rule):6.2%}")
         print("form                           left out: largest miss  regret   inside: largest miss  regret")
         places = [cell.rule for cell in own]
@@ -83,12 +84,12 @@ def read_cell(row: dict[str, str]) -> Cell:
     tokens = steps * batch
     usual = recipe_for(flat, MEASURED.base_tokens, optimiser=optimiser)  # type: ignore[arg-type]
     given = recipe_for(shape, tokens, optimiser=optimiser, batch_tokens=batch)  # type: ignore[arg-type]
-    share = min(batch / batch_for(tokens, CONTEXT), 1.0)
+    share = batch / batch_for(tokens, CONTEXT)
     return Cell(
-        name=f"w{width:03d}-l{layers:02d}-s{steps:05d}.{row['seed']}",
+        name=f"w{width:03d}-l{layers:02d}-s{steps:05d}-b{batch} {row['date'][5:]}.{row['seed']}",
         optimiser=optimiser,
         vertex=vertex,
-        curvature=float(row["regret_at_0"]) / vertex**2,
+        curvature=float(row["curvature"]),
         rule=2 * math.log2(given.hidden_lr / usual.hidden_lr),
         terms=(
             1.0,
