@@ -48,9 +48,10 @@ def main() -> int:
     """Print the rule's misses, then those of each form inside and outside its cells."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=Path, default=Path(__file__).with_name("rate_cells.csv"))
+    parser.add_argument("--until", default="9", help="only cells of this date and before")
     options = parser.parse_args()
     with open(options.cells, encoding="utf-8") as file:
-        cells = [read_cell(row) for row in csv.DictReader(file)]
+        cells = [read_cell(row) for row in csv.DictReader(file) if row["date"] <= options.until]
     for optimiser in sorted({cell.optimiser for cell in cells}):
         own = [cell for cell in cells if cell.optimiser == optimiser]
         print(f"{optimiser:30s}  vertex    rule   miss  regret")
