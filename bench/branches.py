@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from once import train_once
+from optimisers import T95
 
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.ladder.branches import Branch, find_branches, plant, share_recipes
@@ -94,20 +95,25 @@ def bits_and_seconds(plan: Plan, out: Path, end: float) -> tuple[float, float] |
 def print_table(rows: list[tuple[Plan, Branch, tuple[float, float], tuple[float, float]]]) -> None:
     """Each length, the mean difference with its interval, and the savings."""
     print("width  seed   tokens  batch: own  branch  bits/byte: own  branch  difference")
-    differences = []
+    by_trunk: dict[tuple[int, int], list[float]] = {}
     for plan, branch, own, forked in rows:
-        differences.append(forked[0] / own[0] - 1)
+        difference = forked[0] / own[0] - 1
+        by_trunk.setdefault((plan.shape.width, plan.seed), []).append(difference)
         batches = f"{plan.recipe.batch_tokens:10,}  {branch.plan.recipe.batch_tokens:6,}"
         print(
             f"{plan.shape.width:5d}  {plan.seed:4d}  {plan.tokens:7,}  {batches}  {own[0]:14.4f}  "
-            f"{forked[0]:6.4f}  {differences[-1]:+10.2%}{'  (trunk)' if branch.is_trunk else ''}"
+            f"{forked[0]:6.4f}  {difference:+10.2%}{'  (trunk)' if branch.is_trunk else ''}"
         )
-    if len(differences) > 1:
-        spread = statistics.stdev(differences)
-        half = 1.96 * spread / math.sqrt(len(differences))
+    if rows:
+        # Lengths of one trunk share its noise, so the interval counts trunks.
+        means = [statistics.mean(differences) for differences in by_trunk.values()]
+        told = f"{len(rows)} pairs of {len(means)} trunks: {statistics.mean(means):+.2%}"
+        if len(means) > 1:
+            half = T95[len(means) - 1] * statistics.stdev(means) / math.sqrt(len(means))
+            told += f" ± {half:.2%}"
+        print(told)
         tokens = [sum(plan.tokens for plan, *_ in rows), sum(branch.trained_tokens for _, branch, *_ in rows)]
         seconds = [sum(row[side][1] for row in rows) for side in (2, 3)]
-        print(f"{len(rows)} pairs: {statistics.mean(differences):+.2%} ± {half:.2%}, one pair {spread:.2%}")
         print(
             f"tokens {tokens[0]:,} -> {tokens[1]:,} ({tokens[1] / tokens[0] - 1:+.0%}); CPU seconds "
             f"{seconds[0]:.0f} -> {seconds[1]:.0f} ({seconds[1] / seconds[0] - 1:+.0%})"

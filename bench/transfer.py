@@ -5,16 +5,15 @@
     python bench/transfer.py --out transfer --report
 
 All three rates of a run are those of the rule at its base batch, times sqrt(2)^k. Every cell starts with
---start, walks on while the best is at an end, then tries the neighbours of the best. A run is a folder;
-what is there is not trained again, and cheap cells come first. One thread; batches of 256 tokens, or (cells
-that end in -rule) those of the rule.
+--start, walks on in double steps while the best is at an end, then (without --coarse) tries the neighbours
+of the best. A run is a folder; what is there is not trained again, and cheap cells come first. One thread;
+batches of 256 tokens (--batch-tokens), or (cells that end in -rule) those of the rule.
 `--scaling none` gives every width the rates of width 64 (standard parametrisation).
 """
 
 import argparse
 import math
 import os
-import statistics
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -34,7 +33,8 @@ from stepladder.train import worker
 
 CONTEXT, BATCH = 64, 256
 # Width at two layers, depth at a width of 64, length at both: (width, layers, steps). The corner that every
-# axis shares is the first. Then runs with the rule's own batch: (width, layers, tokens).
+# axis shares is the first; the last three are short: 80 steps show what too few do, and 125 of 1,024
+# tokens are the tokens of 500 of 256. 500 steps with Muon at a width of 512 cost 1,050 CPU seconds.
 CELLS = (
     (64, 2, 500),
     (128, 2, 500),
@@ -46,7 +46,11 @@ CELLS = (
     (64, 2, 2_000),
     (64, 2, 10_000),
     (128, 4, 2_000),
+    (64, 2, 80),
+    (64, 2, 125),
+    (256, 2, 125),
 )
+# Runs with the rule's own batch: (width, layers, tokens).
 RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000))
 
 
@@ -57,12 +61,13 @@ class Cell:
     shape: Shape
     steps: int
     batch: int
+    by_rule: bool
     done: dict[int, dict[int, float]]
 
     @property
     def name(self) -> str:
         """As its folders are called."""
-        end = "" if self.batch == BATCH else "-rule"
+        end = "-rule" if self.by_rule else ""
         return f"w{self.shape.width:03d}-l{self.shape.num_layers:02d}-s{self.steps:05d}{end}"
 
     @property
@@ -78,14 +83,19 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("transfer"))
     parser.add_argument("--optimiser", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--scaling", choices=("house", "none"), default="house")
+    parser.add_argument("--batch-tokens", type=int, default=BATCH)
+    parser.add_argument("--tied", action="store_true", help="embeddings are also the head")
     parser.add_argument("--cells", nargs="*", default=[], help="names as in the table; none: all")
     parser.add_argument("--start", type=int, nargs="+", default=[0, -2, 2], help="first values of k")
+    parser.add_argument("--coarse", action="store_true", help="double steps only")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0, help="no run is started after them")
     parser.add_argument("--report", action="store_true", help="print what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    folder = options.out / f"{options.optimiser}-{options.scaling}"
+    folder = options.out / f"{options.optimiser}-{options.scaling}{'-tied' if options.tied else ''}"
+    if options.batch_tokens != BATCH:
+        folder = folder.with_name(f"{folder.name}-b{options.batch_tokens}")
     cells = open_cells(options, folder)
     end = time.monotonic() + 60 * options.minutes
     while not options.report and time.monotonic() < end:
@@ -104,14 +114,15 @@ def open_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
     corpus = options.corpus
     vocab = load_tokenizer(corpus).vocab_size if corpus else read_json(folder / "vocab.json")["size"]
     write_json(folder / "vocab.json", {"size": vocab})
-    sizes = [(width, layers, steps, BATCH) for width, layers, steps in CELLS]
+    sizes = [(*size, options.batch_tokens, False) for size in CELLS]
     for width, layers, tokens in RULE_CELLS:
         batch = batch_for(tokens, CONTEXT)
-        sizes.append((width, layers, tokens // batch, batch))
+        sizes.append((width, layers, tokens // batch, batch, True))
     cells = []
-    for width, layers, steps, batch in sizes:
+    for width, layers, steps, batch, by_rule in sizes:
         shape = shape_for_width(width, layers, vocab_size=vocab, context_tokens=CONTEXT)
-        cell = Cell(shape=shape, steps=steps, batch=batch, done={})
+        shape = replace(shape, tied_head=options.tied)
+        cell = Cell(shape=shape, steps=steps, batch=batch, by_rule=by_rule, done={})
         if options.cells and cell.name not in options.cells:
             continue
         for path in (folder / cell.name).glob("k*/run.json"):
@@ -124,7 +135,8 @@ def open_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
 
 def next_run(cells: list[Cell], options: argparse.Namespace) -> tuple[Cell, int, int] | None:
     """The coarse grid of every cell with the first seed, then neighbours of the best, then further seeds."""
-    for stride in (2, 1):
+    strides = (2,) if options.coarse else (2, 1)
+    for stride in strides:
         for cell in cells:
             k = missing(cell, stride, options.start)
             if k is not None:
@@ -132,7 +144,7 @@ def next_run(cells: list[Cell], options: argparse.Namespace) -> tuple[Cell, int,
     for seed in range(1, options.seeds):
         for cell in cells:
             best = best_of(cell)
-            for k in sorted({best - 1, best, best + 1, 0}):
+            for k in (best, best - strides[-1], best + strides[-1]):
                 if seed not in cell.done.get(k, {}):
                     return cell, k, seed
     return None
@@ -190,20 +202,20 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 
 
 def print_table(cells: list[Cell], options: argparse.Namespace) -> None:
-    """One line a cell: best k, vertex of the parabola, the rule's place and regret, and that of k = 0."""
-    print("cell                   runs    loss   best k  vertex  rule k  regret  at k = 0  losses by k")
+    """A line a cell and seed: best k, vertex of the parabola, place and regret of the rule, that of k = 0."""
+    print("cell                   seed    loss   best k  vertex  rule k  regret  at k = 0  losses by k")
     for cell in cells:
-        if len(cell.done) < 2:
-            continue
-        losses = {k: statistics.mean(by_seed.values()) for k, by_seed in sorted(cell.done.items())}
-        best = min(losses, key=lambda k: losses[k])
-        curve = parabola(losses, best)
-        at = rule_place(cell, options)
-        told = "  ".join(f"{k:+d}:{loss:.4f}" for k, loss in losses.items())
-        runs = sum(len(by_seed) for by_seed in cell.done.values())
-        regret = curve.at(at) / curve.least - 1
-        print(f"{cell.name:21s}  {runs:4d}  {curve.least:.4f}  {best:+7d}  {curve.vertex:+6.2f}  {at:+6.2f}  "
-              f"{regret:6.2%}  {curve.at(0) / curve.least - 1:8.2%}  {told}")  # fmt: skip
+        for seed in sorted({seed for by_seed in cell.done.values() for seed in by_seed}):
+            losses = {k: by_seed[seed] for k, by_seed in sorted(cell.done.items()) if seed in by_seed}
+            best = min(losses, key=lambda k: losses[k])
+            if len(losses) < 2 or math.isinf(losses[best]):
+                continue
+            curve = parabola(losses, best)
+            at = rule_place(cell, options)
+            told = "  ".join(f"{k:+d}:{loss:.4f}" for k, loss in losses.items())
+            regret = curve.at(at) / curve.least - 1
+            print(f"{cell.name:21s}  {seed:4d}  {curve.least:.4f}  {best:+7d}  {curve.vertex:+6.2f}  "
+                  f"{at:+6.2f}  {regret:6.2%}  {curve.at(0) / curve.least - 1:8.2%}  {told}")  # fmt: skip
 
 
 def rule_place(cell: Cell, options: argparse.Namespace) -> float:
@@ -235,6 +247,8 @@ def parabola(losses: dict[int, float], best: int) -> Parabola:
     x1, x2 = left - middle, right - middle
     y1, y2 = losses[left] - losses[middle], losses[right] - losses[middle]
     curve = (y1 / x1 - y2 / x2) / (x1 - x2)
+    if curve <= 0:  # the best is at an end, and no parabola says where the least loss is
+        return Parabola(vertex=math.nan, least=losses[best], curve=math.nan)
     slope = y1 / x1 - curve * x1
     vertex, least = middle - slope / (2 * curve), losses[middle] - slope**2 / (4 * curve)
     return Parabola(vertex=vertex, least=least, curve=curve)

@@ -17,7 +17,7 @@ from stepladder.data.prepare import load_corpus, prepare_corpus
 from stepladder.errors import FingerprintError, PlanError, StoreError
 from stepladder.eval.probed import probed_seconds
 from stepladder.eval.table import TaskTable, task_table
-from stepladder.ladder.branches import share_recipes
+from stepladder.ladder.branches import share_as_asked
 from stepladder.ladder.budget import HORIZON, PACKING, Speed, design_for, measure_speed
 from stepladder.ladder.calibrate import Bench
 from stepladder.ladder.collect import usable
@@ -185,7 +185,7 @@ def climb_small(climb: Climb, corpus: Corpus, speed: Speed) -> list[Observation]
         layout=speed.rung_layout,
         seed=int(climb.override("seed", 0)),
     )
-    plans = share_recipes(plans, recipe_rule(climb.brief.override), climb.override("branch_span", 1))
+    plans = share_as_asked(plans, climb.brief.override)
     rows = run_ladder(plans, path.parent, workers=speed.workers, quiet=climb.quiet)
     kept = usable(rows)
     ratios = sorted(row.tokens / row.params for row in kept)

@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from stepladder.ladder.branches import Branch, find_branches, plant, share_recipes, trained_tokens
+from stepladder.ladder.branches import (
+    Branch,
+    find_branches,
+    plant,
+    share_as_asked,
+    share_recipes,
+    trained_tokens,
+)
 from stepladder.ladder.run import train_branches
-from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_for
+from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_for, recipe_rule
 from stepladder.records import Derived, Order, Plan, Recipe, Shape, from_json
 from stepladder.store import read_json
 from stepladder.train import worker
@@ -116,6 +123,21 @@ def test_a_common_batch_leaves_the_shortest_run_its_steps(runs_of: Callable[...,
     plans = [replace(plan, recipe=recipe_for(plan.shape, plan.tokens)) for plan in plans]
     assert plans[0].steps >= MIN_RUNG_STEPS
     assert branch_plans(plans, recipe_for)[0].plan.steps >= MIN_RUNG_STEPS
+
+
+def test_a_learning_rate_that_the_user_fixed_stays_where_the_common_batch_is_smaller(
+    runs_of: Callable[..., list[Plan]],
+) -> None:
+    asked = {"learning_rate": 0.01, "branch_span": 8}
+    rule = recipe_rule(asked)
+    shape = runs_of(1)[0].shape
+    tokens = (MIN_RUNG_STEPS + 10) * rule(shape, 500_000).batch_tokens
+    plans = [replace(plan, recipe=rule(plan.shape, plan.tokens)) for plan in runs_of(tokens, 8 * tokens)]
+    shared = share_as_asked(plans, asked)
+    assert shared[0].recipe.batch_tokens < rule(shape, tokens * 8**0.5).batch_tokens
+    assert [plan.recipe.hidden_lr for plan in shared] == pytest.approx([0.01, 0.01])
+    assert share_recipes(plans, rule, 8.0)[0].recipe.hidden_lr < 0.01
+    assert share_as_asked(plans, {"learning_rate": 0.01}) == plans
 
 
 def test_branches_end_with_the_bits_of_runs_from_scratch(

@@ -1,5 +1,7 @@
 """One rule for batch and rates."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +36,17 @@ def test_only_the_head_and_adamw_scale_with_width() -> None:
     assert wide.hidden_lr == narrow.hidden_lr
     adam = [recipe_for(shape(width), 1e6, optimiser="adamw").hidden_lr for width in (64, 256)]
     assert adam[1] == adam[0] / 4
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+def test_embeddings_that_are_also_the_head_scale_as_the_head(optimiser: str) -> None:
+    """What they add to a logit is a sum over the width, whatever they are called."""
+    tied = [replace(shape(width), tied_head=True) for width in (64, 256)]
+    narrow, wide = (recipe_for(of, 1e6, optimiser=optimiser) for of in tied)  # type: ignore[arg-type]
+    assert (narrow.embed_lr, wide.embed_lr) == (narrow.head_lr, wide.head_lr)
+    assert wide.embed_lr == narrow.embed_lr / 4
+    untied = recipe_for(shape(256), 1e6, optimiser=optimiser)  # type: ignore[arg-type]
+    assert replace(wide, embed_lr=untied.embed_lr) == untied
 
 
 def test_sixteen_times_the_depth_halves_every_rate_of_a_run_with_muon() -> None:

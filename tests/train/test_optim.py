@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from stepladder.models.transformer import Transformer
-from stepladder.records import Recipe, Shape
+from stepladder.records import Recipe, Shape, Variant
 from stepladder.train.optim import build_optimisers, orthogonalise
 
 SHAPE = Shape(
@@ -43,6 +45,20 @@ def test_muon_takes_the_matrices() -> None:
     adam, muon = build_optimisers(Transformer(SHAPE), recipe("muon")).parts
     assert [group["name"] for group in adam.param_groups] == ["embed", "head", "norm"]
     assert len(muon.param_groups[0]["params"]) == 14
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_tables_of_positions_and_types_are_neither_decayed_nor_made_orthogonal(optimiser: str) -> None:
+    old = Variant(rope_theta=0.0, token_types=2, qk_norm="none")
+    model = Transformer(replace(SHAPE, num_kv_heads=2, variant=old))
+    parts = build_optimisers(model, recipe(optimiser)).parts
+    for table in (model.embed_positions.weight, model.embed_types.weight):
+        (group,) = [
+            group
+            for group in parts[0].param_groups
+            if any(parameter is table for parameter in group["params"])
+        ]
+        assert (group["name"], group["weight_decay"]) == ("norm", 0.0)
 
 
 def test_the_factor_scales_every_rate() -> None:

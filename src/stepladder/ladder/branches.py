@@ -8,12 +8,12 @@ where each shorter one's decay begins; that one starts there and ends with the b
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from stepladder.plan.rates import MIN_RUNG_STEPS, with_batch
+from stepladder.plan.rates import MIN_RUNG_STEPS, recipe_rule, with_batch
 from stepladder.records import Derived, Plan, Recipe, Shape
 from stepladder.store import read_json, write_bytes, write_json
 from stepladder.train.choices import CHOICES_FILE
@@ -43,14 +43,19 @@ class Branch:
 
 
 def share_recipes(
-    plans: Sequence[Plan], recipe_for: Callable[[Shape, float], Recipe], span: float
+    plans: Sequence[Plan],
+    recipe_for: Callable[[Shape, float], Recipe],
+    span: float,
+    *,
+    fixed_rates: bool = False,
 ) -> list[Plan]:
     """The same runs, in the order given, with recipes that let them branch from each other.
 
     Plans of one shape, seed, layout and order whose tokens span at most `span` share the recipe of their
     middle length (the geometric mean of the ends), with a batch that leaves the shortest MIN_RUNG_STEPS
-    steps where its own did. Warm-up has the shortest one's steps: the rates are the same, so what is
-    enough for the shortest is enough for all. A plan alone keeps its recipe; at a span of 1 all do.
+    steps where its own did; rates follow such a batch, unless the user fixed them (`fixed_rates`). Warm-up
+    has the shortest one's steps: the rates are the same, so what is enough for the shortest is enough for
+    all. A plan alone keeps its recipe; at a span of 1 all do.
     Rates should follow length^-1/4 at a fixed batch, so the ends of a span of 4 are off by half a step of
     sqrt(2), of 16 by a whole one (docs/training/rates.md).
     """
@@ -61,9 +66,15 @@ def share_recipes(
             near = [plan for plan in left if plan.tokens * span >= left[0].tokens]
             left = left[len(near) :]
             spans = near[-1].tokens < near[0].tokens
-            shared = _with_middle_recipe(near, recipe_for) if spans else near
+            shared = _with_middle_recipe(near, recipe_for, fixed_rates) if spans else near
             found |= {plan.name: plan for plan in shared}
     return [found[plan.name] for plan in plans]
+
+
+def share_as_asked(plans: Sequence[Plan], override: Mapping[str, float | int | str | bool]) -> list[Plan]:
+    """`share_recipes` by a brief's [override]: its `branch_span`, and what it fixes of the recipe."""
+    span, is_fixed = float(override.get("branch_span", 1)), "learning_rate" in override
+    return share_recipes(plans, recipe_rule(override), span, fixed_rates=is_fixed)
 
 
 def find_branches(plans: Sequence[Plan]) -> list[Branch]:
@@ -126,13 +137,16 @@ def _beginning(plan: Plan) -> str:
     return _surroundings(plan) + repr((replace(plan.recipe, warmup_share=0.0), warmup))
 
 
-def _with_middle_recipe(plans: Sequence[Plan], recipe_for: Callable[[Shape, float], Recipe]) -> list[Plan]:
+def _with_middle_recipe(
+    plans: Sequence[Plan], recipe_for: Callable[[Shape, float], Recipe], fixed_rates: bool
+) -> list[Plan]:
     """Plans of one group, the longest first, on the recipe of their middle length."""
     shape, shortest = plans[0].shape, plans[-1]
     middle = recipe_for(shape, math.sqrt(plans[0].tokens * shortest.tokens))
     context = shape.context_tokens
     longest_batch = shortest.tokens // min(MIN_RUNG_STEPS, shortest.steps) // context * context
-    recipe = with_batch(middle, min(middle.batch_tokens, longest_batch))
+    batch = min(middle.batch_tokens, longest_batch)
+    recipe = replace(middle, batch_tokens=batch) if fixed_rates else with_batch(middle, batch)
     warmup = round(recipe.warmup_share * (shortest.tokens // recipe.batch_tokens))
     told = "batch and rates are those of the middle length of the runs that share a trunk"
     shared = []

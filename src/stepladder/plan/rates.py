@@ -19,13 +19,14 @@ class RateRule:
     """Peak rates at a width of 64, two layers and a batch of 1,024 tokens at 1e6 tokens.
 
     Embeddings and Muon keep their rate at every width; the head, and hidden matrices under AdamW, scale with
-    1/width (with one rate for all, a ladder forecasts nothing). The batch grows with the root of the run's
-    tokens and the rates stay: that is the rule for length, since fixed rates at a fixed batch made a long
-    run end worse than a short one (docs/log.md, 2026-11-24). With a smaller batch than that, all rates fall
-    with `rate_exponent` of it: at a fixed batch that is steps^-1/4, between the measured drift and the
-    exponents -0.23 to -0.32 of Bjorck et al. (arXiv:2409.19913). Deeper than two layers, all rates of
-    a run with Muon fall with `muon_depth_exponent` (measured to 16 layers; AdamW's best rates did not move at
-    eight). docs/training/rates.md has the tables.
+    1/width (with one rate for all, a ladder forecasts nothing). Embeddings that are also the head take the
+    head's rate: with their own, a width of 256 diverged (docs/log.md, 2026-11-27). The batch grows with the
+    root of the run's tokens and the rates stay: that is the rule for length, since fixed rates at a fixed
+    batch made a long run end worse than a short one (docs/log.md, 2026-11-24). With a smaller batch than
+    that, all rates fall with `rate_exponent` of it: at a fixed batch that is steps^-1/4, between the measured
+    drift and the exponents -0.23 to -0.32 of Bjorck et al. (arXiv:2409.19913). Deeper than two layers, all
+    rates of a run with Muon fall with `muon_depth_exponent` (measured to 16 layers; AdamW's best rates did
+    not move at eight). docs/training/rates.md has the tables.
     """
 
     embed: float = 0.1
@@ -91,10 +92,11 @@ def recipe_for(
     `batch_tokens` replaces the batch, and the rates follow it (`with_batch`). `learning_rate` replaces the
     rate of the hidden matrices; the other two keep their ratio to it.
     """
+    head_lr = rule.head * rule.base_width / shape.width
     recipe = Recipe(
         batch_tokens=batch_for(tokens, shape.context_tokens, rule),
-        embed_lr=rule.embed,
-        head_lr=rule.head * rule.base_width / shape.width,
+        embed_lr=head_lr if shape.tied_head else rule.embed,
+        head_lr=head_lr,
         hidden_lr=rule.muon if optimiser == "muon" else rule.hidden * rule.base_width / shape.width,
         optimiser=optimiser,
         warmup_share=rule.warmup_share,

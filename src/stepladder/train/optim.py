@@ -146,7 +146,13 @@ def build_optimisers(model: nn.Module, recipe: Recipe) -> Optimisers:
 
 
 def parameter_group(name: str, parameter: Tensor) -> str:
-    """embed, head, hidden (a matrix inside), experts (stacked ones) or norm (anything with one dimension)."""
+    """embed, head, hidden (a matrix inside), experts (stacked ones) or norm.
+
+    norm is anything with one dimension, and the tables of learned positions and token types: their rows are
+    looked up, so they are neither decayed nor made orthogonal, and they begin as small as matrices do.
+    """
+    if name.endswith(("embed_positions.weight", "embed_types.weight")):
+        return "norm"
     if parameter.ndim != 2:
         return "norm" if parameter.ndim < 2 else "experts"
     if name.endswith("embed_tokens.weight"):
