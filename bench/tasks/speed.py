@@ -114,7 +114,7 @@ def ours(case: Case, method: str, clock: Clock) -> dict[str, int]:
     dev = Part(examples=(), rows=Encoded(texts=rows.texts[:BATCH], targets=rows.targets[:BATCH]))
     keeper = BestKeeper(Path(job.out), 0, threading.Event())
     source = TaskBatches(task.splits["train"].rows, BATCH, 0)
-    told = worker.loop_job(job, source, keeper.stop, clock.tick)
+    told = worker.loop_job(job, model, source, keeper.stop, clock.tick)
     reset_peak()
     before = peak_rss_bytes()
     run = train(

@@ -27,7 +27,7 @@ from stepladder.errors import StepladderError, TaskError
 from stepladder.models.export import read_shape, weights_folder
 from stepladder.models.hf import load_folder, random_network
 from stepladder.models.words import files_beside
-from stepladder.records import Layout, Recipe, Run, from_json, to_json
+from stepladder.records import Layout, Run, from_json, to_json
 from stepladder.store import DONE_FILE, read_json, write_json, write_text
 from stepladder.train.choices import usual_attention
 from stepladder.train.loop import Gauges, Job, Stopped, train
@@ -45,16 +45,13 @@ from stepladder.tune.kinds import adapter_for
 from stepladder.tune.labels import Labels
 from stepladder.tune.lora import add_lora, merge_lora
 from stepladder.tune.objective import BestKeeper, FeatureBatches, Probe, Tuning
+from stepladder.tune.rates import recipe_of
 from stepladder.tune.rows import gold_of
 from stepladder.tune.run import METHODS, TuneJob
 from stepladder.tune.tasks import load_task
 
 EXIT_USER_ERROR, EXIT_RESUME = 2, 75
 _PROGRESS_SECONDS = 0.5
-# Peak rates of a classifier from scratch at width 64; fine-tuning takes options.rate of them (docs/log.md).
-_EMBED_LR, _HEAD_LR, _HIDDEN_LR = 1.6e-2, 3e-3, 3e-3
-# Adapters start at nothing and bear more.
-_RATES = {"lora": 3.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +143,7 @@ def _train(
     def hear(step: int, _: int, loss: float) -> None:
         on_step(step, step * batches.batch_examples, loss)
 
-    told = replace(loop_job(job, batches, keeper.stop, hear), gauges=Gauges(on_record=on_record))
+    told = replace(loop_job(job, model, batches, keeper.stop, hear), gauges=Gauges(on_record=on_record))
     try:
         return train(model, objective, batches, told)
     except Stopped as stopped:
@@ -157,28 +154,17 @@ def _train(
 
 def loop_job(
     job: TuneJob,
+    model: nn.Module,
     batches: TaskBatches | FeatureBatches,
     stop: threading.Event,
     on_step: Callable[[int, int, float], None],
 ) -> Job:
     """What the training loop is told of a job."""
     options = job.options
-    rate = _RATES.get(job.method, 1.0) * (1.0 if job.method == "scratch" else options.rate)
-    width = read_shape(weights_folder(Path(job.model))).width
-    recipe = Recipe(
-        batch_tokens=batches.batch_examples,
-        embed_lr=_EMBED_LR * rate,
-        head_lr=_HEAD_LR * 64 / width * rate,
-        hidden_lr=_HIDDEN_LR * 64 / width * rate,
-        weight_decay=options.weight_decay,
-        beta2=0.99,
-        warmup_share=0.1,
-        decay_share=0.5,
-    )
     layout = Layout(precision="bf16" if options.precision == "bf16" else "fp32")
     return Job(
         name=f"{job.method}-{job.seed}",
-        recipe=recipe,
+        recipe=recipe_of(job, model, batches.batch_examples),
         layout=layout,
         ranks=Ranks(rank=0, world=1, device=torch.device("cpu")),
         steps=batches.steps_per_epoch * options.epochs,
