@@ -9,7 +9,8 @@ import pytest
 
 from stepladder.errors import PlanError
 from stepladder.ladder.measure import chosen
-from stepladder.launch.foreign import megatron_files, torchtitan_files
+from stepladder.launch.megatron import megatron_files
+from stepladder.launch.titan import torchtitan_files
 from stepladder.models.shape import shape_for_width
 from stepladder.plan.choose import ChooseOptions, choose_plan
 from stepladder.plan.layout import layout_problems
