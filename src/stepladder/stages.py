@@ -4,7 +4,6 @@ A stage that finds its result made from the same inputs returns it; one that was
 `pipeline.py` calls them in order.
 """
 
-import contextlib
 import math
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from stepladder.errors import FingerprintError, PlanError, StoreError
 from stepladder.eval.probed import probed_seconds
 from stepladder.eval.table import TaskTable, task_table
 from stepladder.ladder.branches import share_as_asked
-from stepladder.ladder.budget import HORIZON, PACKING, Speed, design_for, measure_speed
+from stepladder.ladder.budget import HORIZON, PACKING, Speed, affordable, design_for, measure_speed
 from stepladder.ladder.calibrate import Bench
 from stepladder.ladder.collect import usable
 from stepladder.ladder.design import Rung
@@ -66,8 +65,6 @@ LOSS_UNIT = "bits_per_byte"
 BRIEF_FILE = "brief.json"
 # [data] tasks names files, or with this prefix a labelled set that `stepladder tune` knows.
 EXAMPLE = "example:"
-# What a patient climb tries in turn: a machine that is busy now needs more of its slow seconds.
-_STRETCHES = (1.0, 1.5, 2.0, 3.0, 5.0)
 _Z95_TO_80 = 1.959964 / 1.281552
 
 
@@ -174,7 +171,9 @@ def climb_small(climb: Climb, corpus: Corpus, speed: Speed) -> list[Observation]
     """Design the ladder for its share of the budget and train it → ladder/."""
     path = climb.folder / "ladder" / "design.json"
     if not path.exists():
-        rungs = _affordable_ladder(climb, corpus, speed)
+        rungs = affordable(
+            lambda stretch: design_for(climb.brief, corpus, speed, stretch=stretch), patient=climb.patient
+        )
         write_json(path, {"rungs": [to_json(rung) for rung in rungs]})
     rungs = [from_json(Rung, item) for item in read_json(path)["rungs"]]
     plans = rung_plans(
@@ -233,15 +232,21 @@ def decide(
             spent_seconds=_spent_seconds(climb, speed, observations),
             overlay=overlay_in(climb.folder),
         )
-        plan = choose_plan(
-            brief,
-            lambda params, tokens: forecast(law, params, tokens).loss,
-            observations,
-            machine,
-            corpus,
-            recipe_rule(brief.override),
-            options,
-        )
+
+        def choose(stretch: float) -> Plan:
+            hours = brief.budget.hours and brief.budget.hours * stretch
+            budget = replace(brief.budget, hours=hours)
+            return choose_plan(
+                replace(brief, budget=budget),
+                lambda params, tokens: forecast(law, params, tokens).loss,
+                observations,
+                machine,
+                corpus,
+                recipe_rule(brief.override),
+                options,
+            )
+
+        plan = affordable(choose, patient=climb.patient)
         write_json(plan_path, to_json(plan))
         largest = max(row.flops for row in usable(observations))
         write_forecasts(path, [_freeze(plan, law, largest)], law=law.fingerprint, stepladder=__version__)
@@ -361,14 +366,6 @@ def _within_ladder(climb: Climb, observations: Sequence[Observation]) -> GoalBri
         return goal
     largest = int(max(row.params for row in usable(observations)))
     return replace(goal, max_params=min(goal.max_params or largest, largest))
-
-
-def _affordable_ladder(climb: Climb, corpus: Corpus, speed: Speed) -> tuple[Rung, ...]:
-    """The rungs that the ladder's share pays for; a patient climb stretches the share on a slow machine."""
-    for stretch in _STRETCHES if climb.patient else ():
-        with contextlib.suppress(PlanError):
-            return design_for(climb.brief, corpus, speed, stretch=stretch)
-    return design_for(climb.brief, corpus, speed)
 
 
 def _spent_seconds(climb: Climb, speed: Speed, observations: Sequence[Observation]) -> float:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from stepladder.errors import PlanError
+from stepladder.ladder.budget import affordable
 from stepladder.ladder.design import DesignRules, Rung, design_ladder, variance_at_target
 from stepladder.models.count import count_params, train_flops_per_token
 from stepladder.models.shape import shape_for_width
@@ -85,3 +86,22 @@ def test_one_shape_with_a_narrow_range_is_refused() -> None:
     narrow = replace(RULES, min_ratio_span=200.0)
     with pytest.raises(PlanError, match="nearly equal tokens per parameter"):
         design(narrow)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_patient_climb_takes_the_least_stretch_that_will_do(patient: bool) -> None:
+    tried = []
+
+    def attempt(stretch: float) -> str:
+        tried.append(stretch)
+        if stretch < 1.9:
+            raise PlanError("the budget is too small")
+        return f"{stretch:g} times"
+
+    if patient:
+        assert affordable(attempt, patient=True) == "2 times"
+        assert tried == sorted(tried)
+    else:
+        with pytest.raises(PlanError, match="too small"):
+            affordable(attempt, patient=False)
+        assert tried == [1.0]

@@ -1,8 +1,10 @@
 """A brief, a corpus and this machine in; measured speed, and the rungs that the budget pays for, out."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from stepladder.errors import PlanError
 from stepladder.ladder.calibrate import Bench, calibrate_shapes, choose_layout
@@ -30,6 +32,9 @@ _RUNG_WIDTHS = (0.4, 0.55, 0.75, 1.0)
 _NARROWER = (0.3, 0.2)
 # A target ran 8 % slower to 13 % faster than its rungs' speed minutes before (docs/log.md): 80 % of the time.
 _DRIFT = 1.15
+# What a patient climb tries in turn: a machine that is busy now needs more of its slow seconds.
+_STRETCHES = (1.0, 1.5, 2.0, 3.0, 5.0)
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +83,18 @@ def measure_speed(brief: Brief, machine: Machine, corpus: Corpus, bench: Bench) 
         speedup=Derived(value=ratio, low=ratio / _DRIFT, high=ratio * _DRIFT, how=how, source="measured"),
         trials=tuple(seen),
     )
+
+
+def affordable(attempt: Callable[[float], _Made], *, patient: bool) -> _Made:
+    """What `attempt` makes of the budget; a patient climb stretches that on a slow machine, no more than needed.
+
+    Raises:
+        PlanError: what the attempt raises for the budget as it is.
+    """
+    for stretch in _STRETCHES if patient else ():
+        with contextlib.suppress(PlanError):
+            return attempt(stretch)
+    return attempt(1.0)
 
 
 def design_for(brief: Brief, corpus: Corpus, speed: Speed, *, stretch: float = 1.0) -> tuple[Rung, ...]:
