@@ -235,9 +235,8 @@ def decide(
 
         def choose(stretch: float) -> Plan:
             hours = brief.budget.hours and brief.budget.hours * stretch
-            budget = replace(brief.budget, hours=hours)
             return choose_plan(
-                replace(brief, budget=budget),
+                replace(brief, budget=replace(brief.budget, hours=hours)),
                 lambda params, tokens: forecast(law, params, tokens).loss,
                 observations,
                 machine,

@@ -86,7 +86,7 @@ def measure_speed(brief: Brief, machine: Machine, corpus: Corpus, bench: Bench) 
 
 
 def affordable(attempt: Callable[[float], _Made], *, patient: bool) -> _Made:
-    """What `attempt` makes of the budget; a patient climb stretches that on a slow machine, no more than needed.
+    """What `attempt` makes of the budget; a patient climb stretches that, no more than a slow machine needs.
 
     Raises:
         PlanError: what the attempt raises for the budget as it is.

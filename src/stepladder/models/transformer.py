@@ -101,12 +101,14 @@ class Attend(nn.Module):
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Mask) -> Tensor:
         batch, tokens, _ = x_BTD.shape
         norms = (None, None) if self.qk_norm == "none" else (self.q_norm, self.k_norm)
+        asked = mask.wanted if isinstance(mask, Ragged) else None
+        of_q = (x_BTD, cos_TE, sin_TE)
+        if asked is not None:
+            of_q = (x_BTD[:, asked], cos_TE[asked], sin_TE[asked])
+        # In this order: gradients of x are added in the reverse one, and their bits are held (test_golden).
+        q_BTHE = self._placed(self.q_proj(of_q[0]), norms[0], *of_q[1:])
         k_BTKE = self._placed(self.k_proj(x_BTD), norms[1], cos_TE, sin_TE)
         v_BTKE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
-        asked = mask.wanted if isinstance(mask, Ragged) else None
-        if asked is not None:
-            x_BTD, cos_TE, sin_TE = x_BTD[:, asked], cos_TE[asked], sin_TE[asked]
-        q_BTHE = self._placed(self.q_proj(x_BTD), norms[0], cos_TE, sin_TE)
         if not isinstance(mask, Ragged):
             return self.o_proj(self._attend(q_BTHE, k_BTKE, v_BTKE, mask))
         # Padded for attention alone.
