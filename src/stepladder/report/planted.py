@@ -40,7 +40,12 @@ def planted(exposure: Mapping[str, Any]) -> Section:
         pieces.append(table(head, _forecast_rows(exposure), numbers=range(5)))
     pieces.append(figure("planted", f"Exposure in bits; {chance:.2f} is chance."))
     copies = _copies(exposure)
-    head = ("run", "parameters", "tokens", *(f"at {count} copies" for count in copies))
+    head = (
+        "run",
+        "parameters",
+        "tokens",
+        *(f"at {count} {'copy' if count == '1' else 'copies'}" for count in copies),
+    )
     pieces += [tag("h3", "Every run"), table(head, _run_rows(exposure), numbers=range(1, 3 + len(copies)))]
     pieces.append(paragraph(_NOTE, class_="note"))
     figures = {"planted": exposure_figure(exposure)}
