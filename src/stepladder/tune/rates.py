@@ -16,7 +16,7 @@ _LORA = 3.0
 # Networks of others were trained for long and bear less: 2e-5 to 5e-5 at a width of 768 (Devlin et al. 2019,
 # appendix A.3), and ten times that with LoRA (Hu et al. 2021, tables 9 to 11). Here 4e-5 and 4e-4.
 _FOREIGN, _FOREIGN_LORA = 0.16, 1.6
-# Own tables that are not also the head begin at a deviation of 1; all others at .02 to .1.
+# Own tables that are not also the head begin at a deviation of 1, tied ones at width^-1/2, others at .02.
 _SMALL_RMS = 0.3
 
 
