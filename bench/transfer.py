@@ -4,10 +4,10 @@
     python bench/transfer.py --out transfer --optimiser adamw --scaling none --minutes 20
     python bench/transfer.py --out transfer --report
 
-All three rates of a run are those of the rule at its base batch, times sqrt(2)^k. Every cell starts with
---start, walks on in double steps while the best is at an end, then (without --coarse) tries the neighbours
-of the best. A run is a folder; what is there is not trained again, and cheap cells come first. One thread;
-batches of 256 tokens (--batch-tokens), or (cells that end in -rule) those of the rule.
+All three rates of a run (or those of --groups) are the rule's at its base batch, times sqrt(2)^k. Every
+cell starts with --start, walks on in double steps while the best is at an end, then (without --coarse) tries
+the neighbours of the best. A run is a folder; what is there is not trained again, and cheap cells come first.
+One thread; batches of 256 tokens (--batch-tokens), or (cells that end in -rule) those of the rule.
 `--scaling none` gives every width the rates of width 64 (standard parametrisation).
 """
 
@@ -16,6 +16,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,9 +33,10 @@ from stepladder.store import read_json, write_json
 from stepladder.train import worker
 
 CONTEXT, BATCH = 64, 256
+GROUPS = ("embed", "head", "hidden")
 # Width at two layers, depth at a width of 64, length at both: (width, layers, steps). The corner that every
-# axis shares is the first; the last three are short: 80 steps show what too few do, and 125 of 1,024
-# tokens are the tokens of 500 of 256. 500 steps with Muon at a width of 512 cost 1,050 CPU seconds.
+# axis shares is the first; the last are short: 80 steps show what too few do, and 125 of 1,024 tokens are
+# the tokens of 500 of 256. 500 steps with Muon at a width of 512 cost 1,050 CPU seconds.
 CELLS = (
     (64, 2, 500),
     (128, 2, 500),
@@ -49,9 +51,12 @@ CELLS = (
     (64, 2, 80),
     (64, 2, 125),
     (256, 2, 125),
+    (64, 2, 250),
+    (256, 2, 250),
+    (512, 2, 250),
 )
 # Runs with the rule's own batch: (width, layers, tokens).
-RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000))
+RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000), (128, 2, 2_000_000))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +89,7 @@ def main() -> int:
     parser.add_argument("--optimiser", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--scaling", choices=("house", "none"), default="house")
     parser.add_argument("--batch-tokens", type=int, default=BATCH)
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="whose rates k moves")
     parser.add_argument("--tied", action="store_true", help="embeddings are also the head")
     parser.add_argument("--cells", nargs="*", default=[], help="names as in the table; none: all")
     parser.add_argument("--start", type=int, nargs="+", default=[0, -2, 2], help="first values of k")
@@ -94,6 +100,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = options.out / f"{options.optimiser}-{options.scaling}{'-tied' if options.tied else ''}"
+    if set(options.groups) != set(GROUPS):
+        folder = folder.with_name(f"{folder.name}-only-{'-'.join(sorted(options.groups))}")
     if options.batch_tokens != BATCH:
         folder = folder.with_name(f"{folder.name}-b{options.batch_tokens}")
     cells = open_cells(options, folder)
@@ -167,7 +175,7 @@ def best_of(cell: Cell) -> int:
 def train_one(cell: Cell, k: int, seed: int, options: argparse.Namespace, folder: Path) -> float:
     """Held-out nats per token of one run."""
     out = folder / cell.name / f"k{k:+d}_s{seed}"
-    recipe = scaled(reference(cell, options), 2 ** (k / 2))
+    recipe = scaled(reference(cell, options), 2 ** (k / 2), options.groups)
     exact = Derived(value=cell.tokens, low=cell.tokens, high=cell.tokens, how="the bench")
     plan = Plan(
         name=f"{cell.name}{k:+d}",
@@ -195,9 +203,9 @@ def reference(cell: Cell, options: argparse.Namespace) -> Recipe:
     return replace(recipe, batch_tokens=cell.batch)
 
 
-def scaled(recipe: Recipe, factor: float) -> Recipe:
-    """All three rates times a factor."""
-    names = ("embed_lr", "head_lr", "hidden_lr")
+def scaled(recipe: Recipe, factor: float, groups: Sequence[str]) -> Recipe:
+    """The rates of these groups times a factor."""
+    names = [f"{group}_lr" for group in groups]
     return replace(recipe, **{name: getattr(recipe, name) * factor for name in names})
 
 

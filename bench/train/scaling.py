@@ -4,9 +4,10 @@
 
 Runs of a round start in turns, through the same doors as `stepladder ladder` and `stepladder train`. Rungs:
 four equal runs by one worker against two, whole wall time. Strong: the same batch on one thread, two threads
-and two data-parallel processes; weak: twice the batch on the two processes. Seconds of a step are medians
-without the first ones. The share of communication is what the run's own clock says; the plan's forecast
-of it is the traffic of an all-reduce over the link that `doctor` measured. A quiet machine is needed.
+and two processes; weak: twice the batch on the two processes. Seconds of a step are medians without the
+first ones; the share of communication is what the run's own clock says. Beside both stands the plan's
+forecast (plan/cpusteps.py), whose prices have seen the one-thread step of the round and nothing else of it.
+A round takes 5 to 8 minutes of a machine that does nothing else.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,46 +24,94 @@ from cases import CASES, Case, plan_of, write_corpus, write_plan
 
 from stepladder.launch.local import run_plan
 from stepladder.launch.pool import run_many
-from stepladder.models.count import count_params
-from stepladder.plan.machine import measure_machine
+from stepladder.plan.cpusteps import fit_prices, step_seconds, step_terms
+from stepladder.plan.measured import step_of
 from stepladder.records import Layout
 from stepladder.train.metrics import METRICS_FILE, read_metrics
 
-WARM, STEPS, RUNG_STEPS = 8, 40, 100
+WARM, STEPS, RUNG_STEPS = 8, 40, 60
 LAYOUTS = {
-    "one thread": Layout(),
     "two threads": Layout(threads=2),
     "ddp, two processes": Layout(processes=2, shard="ddp"),
     "fsdp, two processes": Layout(processes=2, shard="fsdp"),
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """Times as fast as one thread or worker, the share of a step in communication, and forecasts of both."""
+
+    ratio: float
+    ratio_forecast: float | None = None
+    share: float | None = None
+    share_forecast: float | None = None
+
+
 def main() -> int:
-    """Print one line a figure."""
+    """Print a line for every figure as soon as it is there, then each figure over the rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=CASES, default="1.3M")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=("rungs", "layouts"), default=("rungs", "layouts"))
     options = parser.parse_args()
     case = CASES[options.case]
+    found: dict[str, list[Figure]] = {}
     with tempfile.TemporaryDirectory(prefix="scaling-") as name:
         folder = Path(name)
-        write_corpus(case, folder / "corpus")
-        rungs = [side_by_side(case, folder / f"rungs{at}") for at in range(options.rounds)]
-        say("four rungs by two workers against one", rungs)
-        single, steps, shares = {}, {}, {}
+        write_corpus(case, folder / "corpus", 100_000)
         for at in range(options.rounds):
-            for label, layout in LAYOUTS.items():
-                for scale in (1, 2) if layout.processes > 1 else (1,):
-                    step, share = one_run(case, layout, scale, folder / f"run{at}")
-                    steps.setdefault((label, scale), []).append(step)
-                    shares.setdefault((label, scale), []).append(share)
-            single[at] = steps["one thread", 1][at]
-        for (label, scale), seconds in steps.items():
-            ratios = [scale * single[at] / step for at, step in enumerate(seconds)]
-            kind = "weak" if scale > 1 else "strong"
-            say(f"{kind}, {label}", ratios, f"communication {statistics.median(shares[label, scale]):.1%}")
-        print(forecast_share(case, statistics.median(single.values())))
+            if "rungs" in options.parts:
+                ratio = side_by_side(case, folder / f"rungs{at}")
+                note(found, "four rungs, two workers against one", Figure(ratio=ratio))
+            if "layouts" in options.parts:
+                for label, figure in layouts(case, folder / f"run{at}"):
+                    note(found, label, figure)
+    print(f"\nover {options.rounds} rounds: median (least to most)")
+    for label, figures in found.items():
+        ratios = [figure.ratio for figure in figures]
+        told = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+        told += middle("forecast {:.2f}x", [figure.ratio_forecast for figure in figures])
+        told += middle("communication {:.1%}", [figure.share for figure in figures])
+        told += middle("forecast {:.1%}", [figure.share_forecast for figure in figures])
+        print(f"{label}: {told}")
     return 0
+
+
+def note(found: dict[str, list[Figure]], label: str, figure: Figure) -> None:
+    """Keep a figure and print it."""
+    found.setdefault(label, []).append(figure)
+    print(json.dumps({"what": label} | asdict(figure)), flush=True)
+
+
+def middle(template: str, values: list[float | None]) -> str:
+    """The median of what there is, in words; nothing where there is nothing."""
+    there = [value for value in values if value is not None]
+    return ", " + template.format(statistics.median(there)) if there else ""
+
+
+def layouts(case: Case, folder: Path) -> Iterator[tuple[str, Figure]]:
+    """Each layout's speed over one thread's of the same round, strong and weak."""
+    alone = one_run(case, Layout(), folder)[0]
+    plan = plan_of(case, folder.parent / "corpus", STEPS, Layout())
+    shape, recipe = plan.shape, plan.recipe
+    prices = fit_prices([step_of(plan, alone, 0.0, "cpu")])
+    for label, layout in LAYOUTS.items():
+        for scale in (1, 2) if layout.processes > 1 else (1,):
+            scaled = replace(case, sequences=scale * case.sequences)
+            step, share = one_run(scaled, layout, folder)
+            terms = step_terms(shape, replace(recipe, batch_tokens=scaled.step_tokens), layout, prices)
+            total = sum(terms.values())
+            waits = (terms["messages"] + terms["traffic"]) / total
+            kind = "weak" if scale > 1 else "strong"
+            yield (
+                f"{kind}, {label}",
+                Figure(
+                    ratio=scale * alone / step,
+                    ratio_forecast=scale * step_seconds(shape, recipe, Layout(), prices) / total,
+                    share=share,
+                    share_forecast=waits if layout.processes > 1 else None,
+                ),
+            )
 
 
 def side_by_side(case: Case, folder: Path) -> float:
@@ -80,36 +130,18 @@ def side_by_side(case: Case, folder: Path) -> float:
     return seconds[1] / seconds[2]
 
 
-def one_run(case: Case, layout: Layout, scale: int, folder: Path) -> tuple[float, float]:
-    """Seconds of a step, and the share of it in communication."""
-    name = f"{layout.processes}-{layout.threads}-{layout.shard}-{scale}"
+def one_run(case: Case, layout: Layout, folder: Path) -> tuple[float, float | None]:
+    """Seconds of a step, and the share of it in communication where there is any."""
+    name = f"{layout.processes}-{layout.threads}-{layout.shard}-{case.sequences}"
     out = folder / name
     out.mkdir(parents=True)
-    scaled = replace(case, sequences=scale * case.sequences)
-    plan = plan_of(scaled, folder.parent / "corpus", STEPS, layout)
+    plan = plan_of(case, folder.parent / "corpus", STEPS, layout)
     run_plan(write_plan(plan, folder / f"{name}.json"), out, quiet=True)
     rows = list(read_metrics(out / METRICS_FILE))[WARM:]
     marks = [row["seconds"] for row in rows]
     step = statistics.median(after - before for before, after in pairwise(marks))
     shares = [row["communication_share"] for row in rows if "communication_share" in row]
-    return step, statistics.median(shares) if shares else 0.0
-
-
-def forecast_share(case: Case, single: float) -> str:
-    """What two processes would wait if nothing hid the all-reduce of fp32 gradients."""
-    link = measure_machine(rates="cached").allreduce_gbps
-    if not link > 0:
-        return "forecast of communication: doctor has measured no link"
-    seconds = 4 * count_params(case.shape).total / (link * 1e9)
-    step = single / 2 + seconds
-    return f"forecast of communication with {link:.2g} GB/s, nothing hidden: {seconds / step:.1%} of a step"
-
-
-def say(what: str, ratios: list[float], more: str = "") -> None:
-    """Median, least and most."""
-    middle = statistics.median(ratios)
-    print(json.dumps({"what": what, "ratios": [round(ratio, 3) for ratio in ratios]}), flush=True)
-    print(f"  {what}: {middle:.2f}x ({min(ratios):.2f} to {max(ratios):.2f}) {more}".rstrip(), flush=True)
+    return step, statistics.median(shares) if shares and layout.processes > 1 else None
 
 
 if __name__ == "__main__":

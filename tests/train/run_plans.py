@@ -1,7 +1,7 @@
 """Plans and folders in (plan.json=DIR[@STEP] ...); each trained in turn by the processes of one torchrun.
 
 Started once for many layouts, since importing torch takes longer than training them. With a step the run is
-stopped there, with a checkpoint.
+stopped there, with a checkpoint. `--bucket-bytes N` before them sends gradients in smaller buckets.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from stepladder.train import parallel
+from stepladder.train import averaging, parallel
 from stepladder.train.loop import Stopped
 from stepladder.train.worker import run_plan
 
@@ -32,8 +32,12 @@ def run(words: str) -> None:
 
 def main() -> None:
     torch.set_num_interop_threads(1)
-    for words in sys.argv[1:]:
-        run(words)
+    words = sys.argv[1:]
+    if words[0] == "--bucket-bytes":
+        averaging.BUCKET_BYTES = int(words[1])
+        words = words[2:]
+    for each in words:
+        run(each)
     parallel.finish()
 
 

@@ -89,3 +89,25 @@ def test_sixty_four_processes_with_experts(write: Callable[..., Path]) -> None:
     rows = 4 * shape.context_tokens * experts.active * shape.width
     assert micro_batches * 4 * (4 * rows + 8 * experts.count) == sent["bytes"]
     assert sent == last["collectives"]["expert all_to_all"]
+
+
+def test_a_gpu_that_is_not_here_counts_as_one(write: Callable[..., Path]) -> None:
+    degrees = Degrees(tensor=4, pipeline=2)
+    found = {}
+    for name, layout in {
+        "fp32": Layout(processes=8, degrees=degrees, device="cuda"),
+        "bf16": Layout(processes=8, degrees=degrees, device="cuda", precision="bf16"),
+        "cpu": Layout(processes=8, degrees=degrees),
+    }.items():
+        found[name] = pretend(write(layout, vocab_size=16_384, num_layers=2))["stages"]
+    halves = ("tensor all_gather", "tensor reduce_scatter")
+    for key in halves:
+        whole, half = (found[name][0]["collectives"][key] for name in ("fp32", "bf16"))
+        assert whole["calls"] == half["calls"]
+        assert 0.5 * whole["bytes"] <= half["bytes"] < 0.65 * whole["bytes"], key
+    kept = {name: stages[0]["memory_bytes"]["activations"] for name, stages in found.items()}
+    assert kept["bf16"] < 0.75 * kept["fp32"]
+    # Two micro-batches of 1,024 rows against a quarter of the vocabulary: each one chunk of logits on a GPU,
+    # eight on a CPU, and each chunk has a largest and a sum over the group.
+    calls = {name: stages[1]["collectives"]["tensor all_reduce"]["calls"] for name, stages in found.items()}
+    assert calls["cpu"] - calls["fp32"] == 2 * (16 - 2)

@@ -53,7 +53,7 @@ def test_passes_over_buffers_have_the_bits_of_plain_ones(
     path, captured = make_plan(layout=layout), []
     plain = train_here(path, tmp_path / "plain")
 
-    def static(model: Any, objective: Any, layout: Layout) -> StaticPasses:
+    def static(model: Any, objective: Any, layout: Layout, expect: Any) -> StaticPasses:
         return StaticPasses(model, objective, layout, repeated(captured))
 
     monkeypatch.setattr(loop, "passes_of", static)

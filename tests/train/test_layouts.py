@@ -81,12 +81,12 @@ def write_plan(make_plan: MakePlan, mixed: Path) -> Callable[..., Path]:
     return write
 
 
-def train_all(plans: Mapping[Path, Path | str], processes: int) -> None:
-    """Train plan -> folder in turn, by the processes of one torchrun or here."""
+def train_all(plans: Mapping[Path, Path | str], processes: int, *before: str) -> None:
+    """Train plan -> folder in turn, by the processes of one torchrun or here; words `before` the plans."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(torchrun if processes > 1 else []), str(_SCRIPT)]
     ended = subprocess.run(
-        [*command, *(f"{plan}={out}" for plan, out in plans.items())],
+        [*command, *before, *(f"{plan}={out}" for plan, out in plans.items())],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -136,6 +136,20 @@ def test_every_layout_trains_as_one_process(
     train_all({write_plan(name, layout): tmp_path / name for name, layout in layouts.items()}, processes)
     for name in layouts:
         assert_same(tmp_path / "one", tmp_path / name)
+
+
+def test_gradients_that_leave_in_many_buckets_are_those_of_one(
+    write_plan: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Sums of two do not hang on the order, so that losses and weights have the same bits."""
+    layout = Layout(processes=2, shard="ddp", micro_batch_sequences=2)
+    outs = [tmp_path / "one", tmp_path / "many"]
+    for out, before in zip(outs, ((), ("--bucket-bytes", "6000")), strict=True):
+        train_all({write_plan("plan", layout, steps=6): out}, 2, *before)
+    one, many = outs
+    assert losses(one) == losses(many)
+    files = [(out / "model" / "model.safetensors").read_bytes() for out in outs]
+    assert files[0] == files[1]
 
 
 @pytest.mark.slow

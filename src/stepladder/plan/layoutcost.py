@@ -12,16 +12,17 @@ import numpy as np
 from stepladder.models.count import count_params
 from stepladder.plan.hardware import Device
 from stepladder.plan.layouts import PRECISIONS, RECOMPUTES, SCHEDULES, SHARDS, Grid
+from stepladder.plan.memory import FITTED as MEMORY
 from stepladder.plan.memory import (
-    CHUNK_BYTES,
     GIB,
     HELDOUT_TOKENS,
+    LOGIT_BYTES,
     MUON_VALUES,
     UNEVEN,
+    head_rows,
     muon_values,
     shape_facts,
 )
-from stepladder.plan.memory import FITTED as MEMORY
 from stepladder.plan.stepcalibrate import MIXTURE_LOG_SD, SPREAD, UNLIKE_LOG_SD, Z90, Kin, slopes, spread_of
 from stepladder.plan.steptime import FITTED, Config, Kernels, Mixture, Rates, step_seconds, step_terms
 from stepladder.records import Recipe, Shape
@@ -211,7 +212,9 @@ def _backward_bytes(grid: Grid, shape: Shape, facts: "_FactColumns", layers: np.
     kept += is_spread * tokens * ((UNEVEN - 1) * facts.rows + row * (facts.rows > 0))
     travels = 2 * row * UNEVEN * is_spread
     matrix = 4 * shape.vocab_size * shape.width / tensor
-    head = tokens * (facts.head + 4 * shape.width) + matrix + CHUNK_BYTES["cuda"]
+    words = shape.vocab_size // tensor
+    rows = np.minimum([head_rows(int(here), "cuda") for here in words], tokens)
+    head = tokens * (facts.head + 4 * shape.width) + matrix + LOGIT_BYTES * words * rows
     work = tokens * ((facts.again + facts.gradient) / tensor + travels)
     return _flying(grid) * layers * kept + work + head
 

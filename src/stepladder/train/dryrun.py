@@ -34,6 +34,7 @@ from stepladder.store import read_json
 from stepladder.train import parallel
 from stepladder.train.checkpoint import prepare_state
 from stepladder.train.choices import choose
+from stepladder.train.head import chunks_of
 from stepladder.train.optim import build_optimisers
 from stepladder.train.pipeline import Pipelined
 from stepladder.train.precision import autocast
@@ -156,7 +157,7 @@ def _passes(plan: Plan, ranks: parallel.Ranks, sequences: int) -> tuple[int, dic
         for stage, part in _parts(model).items():
             width = shape.width // plan.layout.degrees.tensor
             states = ids if stage == 0 else torch.zeros(*ids.shape, width, requires_grad=True)
-            with autocast(plan.layout):
+            with autocast(replace(plan.layout, device="cpu")), chunks_of(plan.layout.device):
                 out = part.hidden(states, mask)
                 head = getattr(part.lm_head, "weight", None)
                 if head is not None:

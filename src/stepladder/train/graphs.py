@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stepladder.records import Layout
 from stepladder.train.clock import unmarked
 from stepladder.train.objective import NextToken, Objective
-from stepladder.train.passes import forward_backward
+from stepladder.train.passes import forward_backward, unheard
 from stepladder.train.precision import autocast
 
 Run = Callable[[], None]
@@ -24,13 +24,15 @@ Passes = Callable[[Sequence[Any], float, Callable[[str], None]], float]
 _WARM_UPS = 3
 
 
-def passes_of(model: nn.Module, objective: Objective, layout: Layout) -> Passes:
+def passes_of(
+    model: nn.Module, objective: Objective, layout: Layout, expect: Callable[[bool], None] = unheard
+) -> Passes:
     """`forward_backward` of this run, or the same from captured graphs where the layout says so."""
     if layout.cuda_graphs:
         return StaticPasses(model, objective, layout, capture)
 
     def plain(micro_batches: Sequence[Any], scale: float, mark: Callable[[str], None] = unmarked) -> float:
-        return forward_backward(model, objective, micro_batches, layout, scale, mark)
+        return forward_backward(model, objective, micro_batches, layout, scale, mark, expect)
 
     return plain
 
@@ -85,7 +87,7 @@ class StaticPasses:
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient  # the optimiser lets go of it at each step
         self._scale.fill_(scale)
-        loss_sum = 0.0
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._scale.device)
         for batch in micro_batches:
             ids, targets, mask = self._objective.inputs(batch)
             assert mask is None
@@ -95,8 +97,8 @@ class StaticPasses:
             known.ids.copy_(ids)
             known.targets.copy_(targets)
             known.repeat()
-            loss_sum += known.loss.double().item()
-        return loss_sum
+            loss_sum += known.loss.double()
+        return loss_sum.item()
 
     def _captured(self, ids: Tensor, targets: Tensor) -> _Pass:
         """The passes over a new shape; the gradients so far are kept from the warming up."""

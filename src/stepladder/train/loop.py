@@ -19,6 +19,7 @@ from torch import nn
 from stepladder.models.experts import mixtures, take_loads
 from stepladder.models.shard import reshard
 from stepladder.records import Energy, Layout, Recipe, Run
+from stepladder.train.averaging import Averaging
 from stepladder.train.checkpoint import Checkpointer
 from stepladder.train.clock import StepClock, Work
 from stepladder.train.faults import FaultPolicy, Guard, Pace, Watchdog, divergence, warn
@@ -28,7 +29,7 @@ from stepladder.train.metrics import METRICS_FILE, MetricsWriter, last_line, rea
 from stepladder.train.objective import Objective
 from stepladder.train.optim import build_optimisers
 from stepladder.train.parallel import Ranks
-from stepladder.train.passes import average_gradients, clip_gradients
+from stepladder.train.passes import clip_gradients
 from stepladder.train.precision import autocast
 from stepladder.train.schedule import rate_factor
 
@@ -127,12 +128,11 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
     at = Progress.of(past)
     batches.consumed = at.consumed
     guard = Guard(faults, past.get("guard", {}))
-    is_main = ranks.rank == 0
+    is_main, is_cuda = ranks.rank == 0, ranks.device.type == "cuda"
     metrics = (
         MetricsWriter(job.folder / METRICS_FILE, at.metrics_bytes, checkpoints.wait) if is_main else None
     )
     reset_peaks(ranks.device)
-    is_cuda = ranks.device.type == "cuda"
     meter = EnergyMeter(past, gpu=ranks.device.index if is_cuda else None)
     clock = StepClock((lambda: torch.cuda.Event(enable_timing=True)) if is_cuda else None)
     pace = Pace(
@@ -141,7 +141,8 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
     watch = Watchdog(job.folder, ranks.rank, faults.hang_seconds)
     started = saved_at = time.monotonic()
     marks = {round(job.steps * (k + 1) / (job.evaluations + 1)) for k in range(job.evaluations)} | {job.steps}
-    status, told, passes = "ok", {}, passes_of(model, objective, job.layout)
+    status, told, averaging = "ok", {}, Averaging(model, job.layout, ranks)
+    passes = passes_of(model, objective, job.layout, averaging.expect)
     model.train()
 
     def seconds() -> float:
@@ -163,7 +164,7 @@ def train(model: nn.Module, objective: Objective, batches: Batches, job: Job) ->
             loss_sum = passes(micro_batches, scale, clock.mark)
             pace.stop()
             clock.mark("communication")
-            average_gradients(model, job.layout, ranks)
+            averaging.finish()
             clock.mark("optimiser")
             grad_norm = clip_gradients(model, recipe.grad_clip, ranks)
 
