@@ -22,11 +22,14 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python tools/budget.py
 
+# Files go to two processes: most tests keep one core busy. For one after the other: make test WORKERS=0
+WORKERS ?= 2
+
 test: setup
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not ui'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not gpu and not ui'
 
 test-all: setup
-	$(BIN)/python -m pytest -m 'not gpu and not ui'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not gpu and not ui'
 
 docs: setup
 	$(BIN)/pip install -q --group docs -c constraints.txt

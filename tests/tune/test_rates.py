@@ -1,6 +1,7 @@
 """Networks of others are tuned at published rates, own ones at those that they were measured with."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from stepladder.models.hf import load_folder  # noqa: E402
+from stepladder.models.export import export_folder  # noqa: E402
+from stepladder.models.hf import load_folder, random_network, save_folder  # noqa: E402
+from stepladder.models.shape import shape_for_width  # noqa: E402
 from stepladder.records import Recipe  # noqa: E402
 from stepladder.tune.heads import TaskModel  # noqa: E402
 from stepladder.tune.lora import add_lora  # noqa: E402
@@ -63,3 +66,20 @@ def test_an_own_network_keeps_its_rates(network_folder: Path, foreign: Path) -> 
     # From scratch a foreign shape is a network like any other, and `rate` is not for it.
     scratch = recipe(foreign, "scratch", 0.1)
     assert scratch.hidden_lr == 3e-3 * 64 / WIDTH
+
+
+def test_an_export_of_a_run_with_small_embeddings_is_still_an_own_network(
+    words: Path, tmp_path: Path
+) -> None:
+    shape = replace(shape_for_width(64, 1, vocab_size=200, context_tokens=32), tied_head=True)
+    run = tmp_path / "run"
+    save_folder(random_network(shape, seed=0), run / "model")
+    (run / "plan.json").write_text("{}")
+    once = export_folder(run, tmp_path / "once", words)
+    again = export_folder(once, tmp_path / "again", words)
+    own = recipe(run, "full")
+    assert own == recipe(once, "full") == recipe(again, "full")
+    # What was tuned has no plan beside it, and its export no mark.
+    (run / "plan.json").unlink()
+    tuned = export_folder(run, tmp_path / "tuned", words)
+    assert recipe(tuned, "full").hidden_lr == pytest.approx(0.16 * own.hidden_lr)

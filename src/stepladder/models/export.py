@@ -58,6 +58,8 @@ def export_folder(run: Path, out: Path, tokenizer: Path | None = None, *, dtype:
     if len(stored) != 1 or not stored <= set(_TORCH_DTYPES):
         raise ExportError("the weights have mixed or unknown types", got=", ".join(sorted(stored)))
     config = config_for(shape, ids, _TORCH_DTYPES[stored.pop()])
+    if (run / "plan.json").exists() or is_own_export(source):
+        config[_MARK] = "stepladder"
     # config.json last: a folder with one is a whole one.
     for name, content in files.items():
         write = write_text if isinstance(content, str) else write_json
@@ -71,6 +73,8 @@ def export_folder(run: Path, out: Path, tokenizer: Path | None = None, *, dtype:
     return out
 
 
+# Of config.json: says whose recipe a network was trained with, which `tune/rates.py` asks.
+_MARK = "trained_by"
 _GENERATION_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -94,6 +98,12 @@ def read_shape(folder: Path) -> Shape:
     if (folder / "config.json").exists():
         return shape_from_config(read_json(folder / "config.json"))
     raise ExportError(f"{folder} has weights but neither shape.json nor config.json")
+
+
+def is_own_export(folder: Path) -> bool:
+    """Whether a Hugging Face folder holds a network that was trained here and not tuned since."""
+    config = folder / "config.json"
+    return config.exists() and read_json(config).get(_MARK) == "stepladder"
 
 
 def family_beside(folder: Path) -> Family | None:

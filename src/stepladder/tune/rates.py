@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from stepladder.models.export import SHAPE_FILE, read_shape, weights_folder
+from stepladder.models.export import SHAPE_FILE, is_own_export, read_shape, weights_folder
 from stepladder.records import Recipe
 from stepladder.tune.heads import TaskModel
 from stepladder.tune.run import TuneJob
@@ -23,13 +23,15 @@ _SMALL_RMS = 0.3
 def recipe_of(job: TuneJob, model: nn.Module, batch_examples: int) -> Recipe:
     """Rates by width and method, times the user's `rate`; those of small embeddings follow their size.
 
-    A network counts as foreign when no shape of ours lies beside its weights and its embeddings are small.
+    A network counts as foreign when neither a shape of ours nor the mark of our export lies beside its
+    weights and its embeddings are small.
     """
     source = weights_folder(Path(job.model))
     width, rms, is_foreign = read_shape(source).width, 1.0, False
     if isinstance(model, TaskModel):
         rms = float(model.network.embed_tokens.weight.detach().float().square().mean().sqrt())
-        is_foreign = rms < _SMALL_RMS and job.method != "scratch" and not (source / SHAPE_FILE).exists()
+        is_own = (source / SHAPE_FILE).exists() or is_own_export(source)
+        is_foreign = rms < _SMALL_RMS and job.method != "scratch" and not is_own
     factor = 1.0 if job.method == "scratch" else job.options.rate
     if job.method == "lora":
         factor *= _FOREIGN_LORA if is_foreign else _LORA
