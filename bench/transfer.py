@@ -4,10 +4,10 @@
     python bench/transfer.py --out transfer --optimiser adamw --scaling none --minutes 20
     python bench/transfer.py --out transfer --report
 
-All three rates of a run (or those of --groups) are the rule's at its base batch, times sqrt(2)^k. Every
-cell starts with --start, walks on in double steps while the best is at an end, then (without --coarse) tries
-the neighbours of the best. A run is a folder; what is there is not trained again, and cheap cells come first.
-One thread; batches of 256 tokens (--batch-tokens), or (cells that end in -rule) those of the rule.
+All three rates of a run (or those of --groups) are those of `ORIGIN`, times sqrt(2)^k. Every cell starts
+with --start, walks on in double steps while the best is at an end, then (without --coarse) tries the
+neighbours of the best. A run is a folder; what is there is not trained again, and cheap cells come first. One
+thread; batches of 256 tokens (--batch-tokens), or (cells that end in -rule) those of the rule.
 `--scaling none` gives every width the rates of width 64 (standard parametrisation).
 """
 
@@ -27,7 +27,7 @@ import torch
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.models.count import train_flops_per_token
 from stepladder.models.shape import shape_for_width
-from stepladder.plan.rates import MEASURED, batch_for, recipe_for
+from stepladder.plan.rates import RateRule, batch_for, recipe_for
 from stepladder.records import Derived, Layout, Plan, Recipe, Run, Shape, from_json, to_json
 from stepladder.store import read_json, write_json
 from stepladder.train import worker
@@ -55,6 +55,8 @@ CELLS = (
     (256, 2, 250),
     (512, 2, 250),
 )
+# k = 0, whatever the rule says today: recorded places count from here.
+ORIGIN = RateRule(embed=0.1, head=0.064, hidden=3e-3, muon=0.02, adamw_factor=1.0)
 # Runs with the rule's own batch: (width, layers, tokens).
 RULE_CELLS = ((64, 2, 500_000), (64, 2, 2_000_000), (128, 2, 2_000_000))
 
@@ -196,10 +198,10 @@ def train_one(cell: Cell, k: int, seed: int, options: argparse.Namespace, folder
 
 
 def reference(cell: Cell, options: argparse.Namespace) -> Recipe:
-    """k = 0: the rule's rates at two layers and its own batch, whatever the run's depth and length."""
-    width = MEASURED.base_width if options.scaling == "none" else cell.shape.width
-    shape = replace(cell.shape, width=width, num_layers=MEASURED.base_layers)
-    recipe = recipe_for(shape, MEASURED.base_tokens, optimiser=options.optimiser)
+    """k = 0: the rates of `ORIGIN` at two layers and its own batch, whatever the run's depth and length."""
+    width = ORIGIN.base_width if options.scaling == "none" else cell.shape.width
+    shape = replace(cell.shape, width=width, num_layers=ORIGIN.base_layers)
+    recipe = recipe_for(shape, ORIGIN.base_tokens, optimiser=options.optimiser, rule=ORIGIN)
     return replace(recipe, batch_tokens=cell.batch)
 
 

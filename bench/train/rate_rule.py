@@ -2,33 +2,40 @@
 
     python bench/train/rate_rule.py
 
-`rate_cells.csv` has a line for each cell of `bench/transfer.py`: the vertex is in steps of sqrt(2) from the
-rates at two layers and the rule's own batch, the curvature is regret per squared step, so that the regret of
-another place is curvature x distance^2. Each form below is fitted by least regret to all cells but one and
-asked for that one: only what holds there is a rule and not a description. Its term for steps is batch / batch
-of the rule, also above 1, where the rule's own rates stay.
+`rate_cells.csv` has a line for each cell of `bench/transfer.py`: the vertex is in steps of sqrt(2) from its
+`ORIGIN`, the curvature is regret per squared step, so that the regret of another place is curvature x
+distance^2. Each form below is fitted by least regret to all cells but one and asked for that one: only what
+holds there is a rule and not a description. `share` is batch / batch of the rule, also above 1, where the
+rule's own rates stay; `noise` is 1 / (1 + 3 width / batch), as noise of a batch would have it
+(arXiv:1812.06162) if the noise of an orthogonal step grew with the width.
 """
 
 import argparse
 import csv
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from transfer import ORIGIN
+
 from stepladder.models.shape import shape_for_width
-from stepladder.plan.rates import MEASURED, batch_for, recipe_for
+from stepladder.plan.rates import batch_for, recipe_for
 
 CONTEXT, VOCAB = 64, 1_024
 # Which columns of `Cell.terms` a form has; their coefficients are fitted.
 FORMS = {
     "constant": (0,),
-    "constant, steps": (0, 1),
-    "steps, depth": (1, 2),
-    "constant, steps, depth": (0, 1, 2),
-    "steps, depth, width": (1, 2, 3),
-    "constant, steps, depth, width": (0, 1, 2, 3),
+    "constant, share": (0, 1),
+    "share, depth": (1, 2),
+    "constant, share, depth": (0, 1, 2),
+    "share, depth, width": (1, 2, 3),
+    "constant, share, depth, width": (0, 1, 2, 3),
+    "constant, share, depth, noise": (0, 1, 2, 5),
+    "constant, steps, depth, noise": (0, 4, 2, 5),
 }
 
 
@@ -81,9 +88,9 @@ def read_cell(row: dict[str, str]) -> Cell:
     width, layers, steps, batch = (int(row[key]) for key in ("width", "layers", "steps", "batch_tokens"))
     optimiser, vertex = row["optimiser"], float(row["vertex"])
     shape = shape_for_width(width, layers, vocab_size=VOCAB, context_tokens=CONTEXT)
-    flat = shape_for_width(width, MEASURED.base_layers, vocab_size=VOCAB, context_tokens=CONTEXT)
+    flat = shape_for_width(width, ORIGIN.base_layers, vocab_size=VOCAB, context_tokens=CONTEXT)
     tokens = steps * batch
-    usual = recipe_for(flat, MEASURED.base_tokens, optimiser=optimiser)  # type: ignore[arg-type]
+    usual = recipe_for(flat, ORIGIN.base_tokens, optimiser=optimiser, rule=ORIGIN)  # type: ignore[arg-type]
     given = recipe_for(shape, tokens, optimiser=optimiser, batch_tokens=batch)  # type: ignore[arg-type]
     share = batch / batch_for(tokens, CONTEXT)
     return Cell(
@@ -95,14 +102,16 @@ def read_cell(row: dict[str, str]) -> Cell:
         terms=(
             1.0,
             2 * math.log2(share),
-            -2 * math.log2(layers / MEASURED.base_layers),
-            2 * math.log2(width / MEASURED.base_width),
+            -2 * math.log2(layers / ORIGIN.base_layers),
+            2 * math.log2(width / ORIGIN.base_width),
+            -2 * math.log2(steps / 500),
+            -2 * math.log2(1 + 3 * width / batch),
         ),
     )
 
 
 def fit(cells: list[Cell], columns: tuple[int, ...]) -> np.ndarray:
-    """Coefficients of least regret; for steps, depth and width they are exponents."""
+    """Coefficients of least regret; all but the constant are exponents."""
     weights = np.sqrt([cell.curvature for cell in cells])
     terms = np.array([[cell.terms[column] for column in columns] for cell in cells])
     vertices = np.array([cell.vertex for cell in cells])

@@ -109,5 +109,8 @@ def test_overrides_and_other_constants() -> None:
     assert recipe.hidden_lr == pytest.approx(1e-3)
     usual = recipe_for(shape(128), 1e6, optimiser="adamw")
     assert recipe.embed_lr / recipe.hidden_lr == pytest.approx(usual.embed_lr / usual.hidden_lr)
-    other = recipe_for(shape(64), 1e6, optimiser="adamw", rule=RateRule(hidden=1e-3))
-    assert other.hidden_lr == 1e-3
+    rule = RateRule(hidden=1e-3, adamw_factor=3.0)
+    other = recipe_for(shape(64), 1e6, optimiser="adamw", rule=rule)
+    assert other.hidden_lr == pytest.approx(3e-3)
+    muon = [recipe_for(shape(64), 1e6, rule=given) for given in (rule, RateRule())]
+    assert muon[0] == muon[1]

@@ -26,7 +26,8 @@ class RateRule:
     that, all rates fall with `rate_exponent` of it: at a fixed batch that is steps^-1/4, between the measured
     drift and the exponents -0.23 to -0.32 of Bjorck et al. (arXiv:2409.19913). Deeper than two layers, all
     rates of a run with Muon fall with `muon_depth_exponent` (measured to 16 layers; AdamW's best rates did
-    not move at eight). docs/training/rates.md has the tables.
+    not move at eight). With AdamW all rates are `adamw_factor` times as high: its best ones were, in every
+    cell that was measured. docs/training/rates.md has the tables.
     """
 
     embed: float = 0.1
@@ -40,6 +41,7 @@ class RateRule:
     batch_exponent: float = 0.5
     rate_exponent: float = 0.5
     muon_depth_exponent: float = 0.25
+    adamw_factor: float = 2**0.5
     warmup_share: float = 0.03
 
 
@@ -103,6 +105,8 @@ def recipe_for(
     )
     if optimiser == "muon":
         recipe = _times(recipe, max(shape.num_layers / rule.base_layers, 1.0) ** -rule.muon_depth_exponent)
+    else:
+        recipe = _times(recipe, rule.adamw_factor)
     if batch_tokens is not None:
         recipe = with_batch(recipe, batch_tokens, rule)
     return recipe if learning_rate is None else _times(recipe, learning_rate / recipe.hidden_lr)
