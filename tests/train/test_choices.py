@@ -101,8 +101,13 @@ def test_compile_waits_for_a_run_that_earns_it(make_plan: MakePlan, monkeypatch:
     # 11 % faster saves a tenth of the seconds; the wait is 45 s.
     assert "off" == choose(plan_of(path, 450.0), {})["compile"].value
     assert "blocks" == choose(plan_of(path, 460.0), {})["compile"].value
-    for layout in ({"shard": "fsdp"}, {"recompute": "full"}, {"degrees": Degrees(tensor=2)}):
-        assert "off" == choose(plan_of(path, 1e6, **layout), {})["compile"].value
+    for layout in ({"shard": "fsdp", "processes": 2}, {"recompute": "full"}):
+        assert "blocks" == choose(plan_of(path, 1e6, **layout), {})["compile"].value
+    assert "off" == choose(plan_of(path, 1e6, degrees=Degrees(tensor=2)), {})["compile"].value
+    # Two processes of a CPU share the cores that they compile on; two with a GPU each do not.
+    two = {"processes": 2, "shard": "ddp"}
+    assert "off" == choose(plan_of(path, 460.0, **two), {})["compile"].value
+    assert "blocks" == choose(plan_of(path, 460.0, device="cuda", **two), {})["compile"].value
     monkeypatch.setattr(chosen.shutil, "which", lambda name: None)
     assert "off" == choose(plan_of(path, 1e6), {})["compile"].value
 

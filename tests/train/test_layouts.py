@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from stepladder.data.tokens.tokenizer import load_tokenizer
 from stepladder.errors import TrainError
 from stepladder.records import Degrees, Experts, Layout, Order, Plan, from_json, to_json
+from stepladder.train.choices import choose, keep_choices
 from stepladder.train.metrics import read_metrics
 from stepladder.train.worker import run_plan
 
@@ -150,6 +151,35 @@ def test_gradients_that_leave_in_many_buckets_are_those_of_one(
     assert losses(one) == losses(many)
     files = [(out / "model" / "model.safetensors").read_bytes() for out in outs]
     assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_as_plain_ones_in_shards(
+    write_plan: Callable[..., Path], tmp_path: Path
+) -> None:
+    kinds = {
+        "fsdp": ({"shard": "fsdp"}, 1e-6),
+        "fsdp, recomputed": ({"shard": "fsdp", "recompute": "full"}, 1e-6),
+        "fsdp, attention recomputed": ({"shard": "fsdp", "recompute": "selective"}, 1e-6),
+        "fsdp, bf16": ({"shard": "fsdp", "precision": "bf16"}, 2e-3),
+        "ddp": ({"shard": "ddp"}, 1e-6),
+    }
+    plans = {}
+    for name, (layout, _) in kinds.items():
+        path = write_plan(name, Layout(processes=2, **layout), steps=8)
+        choices = choose(from_json(Plan, json.loads(path.read_text())), {})
+        for way in ("off", "blocks"):
+            copy, out = path.with_stem(f"{path.stem}-{way}"), tmp_path / f"{name}-{way}"
+            copy.write_bytes(path.read_bytes())
+            out.mkdir()
+            # A run goes on with what its folder says.
+            keep_choices(choices | {"compile": replace(choices["compile"], value=way)}, out)
+            plans[copy] = out
+    train_all(plans, 2)
+    for name, (_, most) in kinds.items():
+        plain, compiled = (losses(tmp_path / f"{name}-{way}") for way in ("off", "blocks"))
+        assert plain != compiled, "nothing was compiled"
+        assert plain == pytest.approx(compiled, rel=most), name
 
 
 @pytest.mark.slow

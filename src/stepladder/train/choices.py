@@ -198,9 +198,11 @@ def _compile(plan: Plan) -> Choice:
     """Compile where what is saved, at the smaller of the measured gains, is more than the wait."""
     name, layout, seconds = "compile", plan.layout, expected_seconds(plan)
     saved = seconds * (1 - 1 / (1 + _COMPILE_GAIN))
-    figures = {"seconds_saved": saved, "seconds_waited": _COMPILE_SECONDS * layout.processes}
-    if layout.degrees.model > 1 or layout.shard not in ("none", "ddp") or layout.recompute != "none":
-        return Choice(name=name, value="off", why="blocks are sharded, split or computed twice: not compiled")
+    # Processes of a CPU compile on the cores that they share.
+    waits = _COMPILE_SECONDS * (layout.processes if layout.device == "cpu" else 1)
+    figures = {"seconds_saved": saved, "seconds_waited": waits}
+    if layout.degrees.model > 1:
+        return Choice(name=name, value="off", why="blocks are split over processes: not compiled")
     if layout.cuda_graphs:
         return Choice(name=name, value="off", why="passes are captured as they are: no test covers both")
     if plan.shape.experts.count:
