@@ -1,11 +1,13 @@
 """A plan and the name of one of its numbers in; the chain of numbers it was made of, as text, out."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from stepladder.errors import PlanError, did_you_mean
 from stepladder.plan.risk import NAMED, shares
 from stepladder.records import Derived, Plan
 
+_COLUMNS = 110
 # Names that people use for numbers of the plan.
 _ALIASES = {
     "time": "seconds",
@@ -38,8 +40,8 @@ _ALIASES = {
 
 
 def explain(plan: Plan, name: str) -> list[str]:
-    """One line for the number, then one for each number that its reason names, indented, and so on; at last,
-    where the spread comes from.
+    """The number with its reason, then each number that the reason names, indented, and so on; at last, where
+    the spread comes from. A reason of many parts has a line for each.
 
     Raises:
         PlanError: the plan has no such number.
@@ -67,10 +69,22 @@ def _walk(numbers: Mapping[str, Derived], name: str, depth: int, seen: set[str])
         yield f"{indent}{name}: as above"
         return
     seen.add(name)
-    yield f"{indent}{name} = {show(number)}  [{number.source}]  {number.how}"
+    yield from _unfolded(f"{indent}{name} = {show(number)}  [{number.source}]", number.how, indent)
     for part in dict.fromkeys(NAMED.findall(number.how)):
         if part in numbers and part != name:
             yield from _walk(numbers, part, depth + 1, seen)
+
+
+def _unfolded(told: str, how: str, indent: str) -> Iterator[str]:
+    """On one line where that is short enough, else a line for each part of the reason."""
+    if len(told) + 2 + len(how) <= _COLUMNS:
+        yield f"{told}  {how}"
+        return
+    yield told
+    for part in how.split("; "):
+        yield from textwrap.wrap(
+            part, _COLUMNS, initial_indent=f"{indent}    ", subsequent_indent=f"{indent}      "
+        )
 
 
 def show(number: Derived) -> str:
