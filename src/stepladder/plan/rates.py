@@ -26,7 +26,7 @@ class RateRule:
     that, all rates fall with `rate_exponent` of it: at a fixed batch that is steps^-1/4, between the measured
     drift and the exponents -0.23 to -0.32 of Bjorck et al. (arXiv:2409.19913). Deeper than two layers, all
     rates of a run with Muon fall with `muon_depth_exponent` (measured to 16 layers; AdamW's best rates did
-    not move at eight). With AdamW all rates are `adamw_factor` times as high: its best ones were, in every
+    not move at eight). With AdamW all rates are `adamw_factor` times as high: its best ones were, in each
     cell that was measured. docs/training/rates.md has the tables.
     """
 
@@ -41,7 +41,7 @@ class RateRule:
     batch_exponent: float = 0.5
     rate_exponent: float = 0.5
     muon_depth_exponent: float = 0.25
-    adamw_factor: float = 2**0.5
+    adamw_factor: float = 2**0.75
     warmup_share: float = 0.03
 
 
