@@ -49,6 +49,13 @@ CASES = {
     "1.3M": Case(width=128, layers=4, vocabulary=2048, context=128, sequences=16),
 }
 
+# One device, one micro-batch a step: bench/train/gpu.py.
+GPU_CASES = {
+    "124M": Case(width=768, layers=12, vocabulary=50_304, context=1024, sequences=32),
+    "350M": Case(width=1024, layers=24, vocabulary=50_304, context=1024, sequences=16),
+    "1B": Case(width=2048, layers=16, vocabulary=50_304, context=2048, sequences=8),
+}
+
 
 def write_corpus(case: Case, folder: Path, tokens: int = 400_000) -> None:
     """Each token is followed by one of eight that hang on it, the first ones more often."""

@@ -1,4 +1,4 @@
-"""One side of peers.py in a process of its own: steps of a whole training loop in; time, CPU and losses out.
+"""One side of peers.py or gpu.py in a process of its own: steps of a training loop in; times and losses out.
 
 python bench/train/side.py --side trainer-bf16 --case 1.3M --corpus DIR --steps 12 --warm 3
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cases import CASES, RATE, Case, plan_of, write_plan
+from cases import CASES, GPU_CASES, RATE, Case, plan_of, write_plan
 from torch import Tensor, nn
 
 from stepladder.data.tokens.shards import open_split
@@ -57,12 +57,18 @@ def ours(case: Case, options: argparse.Namespace, clock: Clock) -> None:
     """The worker's own loop: loader, metrics, meter and all, but no evaluations: the peers make none."""
     worker.count_evaluations = lambda *_: 0
     words = options.side.split("-")
-    layout = Layout(threads=options.threads, precision="bf16" if "bf16" in words else "fp32")
+    layout = Layout(
+        threads=options.threads,
+        precision="bf16" if "bf16" in words else "fp32",
+        device=options.device,
+        float8="float8" in words,
+        cuda_graphs="graphs" in words,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan = plan_of(case, options.corpus, options.steps + 1, layout)
         out = folder / "run"
-        choices = choose(plan, kept_probe())
+        choices = choose(plan, kept_probe() if options.device == "cpu" else {})
         if "compiled" in words:
             choices["compile"] = replace(choices["compile"], value="blocks")
         out.mkdir()
@@ -159,6 +165,31 @@ def plain(case: Case, options: argparse.Namespace, clock: Clock) -> None:
         clock.tick()
 
 
+def nanogpt(case: Case, options: argparse.Namespace, clock: Clock) -> None:
+    """The plain network as nanoGPT trains one on a GPU: compiled whole, bf16 autocast, fused AdamW, TF32."""
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    model = PlainModel(case)
+    model.load_state_dict(worker.build_model(case.shape, 0, "sdpa").state_dict())
+    model.to(device)
+    compiled = torch.compile(model) if "compiled" in options.side.split("-") else model
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
+    for batch in itertools.islice(batches(case, options.corpus), options.steps):
+        tokens = torch.from_numpy(batch).to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = compiled(tokens[:, :-1])
+            loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        clock.losses.append(loss.item())
+        clock.tick()
+
+
 def trainer(case: Case, options: argparse.Namespace, clock: Clock) -> None:
     """Hugging Face Trainer on Qwen3ForCausalLM; "tuned" sets the flags that help it."""
     from torch.utils.data import SequentialSampler
@@ -237,21 +268,26 @@ def main() -> int:
     """Print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", required=True)
-    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--case", choices=CASES | GPU_CASES, required=True)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warm", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     answer = os.fdopen(os.dup(1), "w")
     torch.set_num_threads(options.threads)
-    case, clock = CASES[options.case], Clock()
+    case, clock = (CASES | GPU_CASES)[options.case], Clock()
     if options.side == "products":
         rates = product_rates(0.5, "cpu")
         print(json.dumps({name: row["large_gflops"] for name, row in rates.items()}), file=answer)
         return 0
-    {"ours": ours, "plain": plain, "trainer": trainer}[options.side.split("-")[0]](case, options, clock)
-    print(json.dumps(clock.report(case, options.warm, options.steps)), file=answer)
+    sides = {"ours": ours, "plain": plain, "nanogpt": nanogpt, "trainer": trainer}
+    sides[options.side.split("-")[0]](case, options, clock)
+    report = clock.report(case, options.warm, options.steps)
+    if options.device == "cuda":
+        report["peak_bytes"] = torch.cuda.max_memory_allocated()
+    print(json.dumps(report), file=answer)
     return 0
 
 
