@@ -42,10 +42,10 @@ class RateRule:
     rate_exponent: float = 0.5
     muon_depth_exponent: float = 0.25
     adamw_factor: float = 2**0.75
-    warmup_share: float = 0.03
 
 
 MEASURED = RateRule()
+_WARMUP_SHARE = 0.03
 # A run of fewer steps measures its own start (docs/log.md); a law needs its points clear of that.
 MIN_STEPS, MIN_RUNG_STEPS = 400, 600
 # The root rule was measured up to 6e6 tokens; from 1e9 tokens on the batch is that of the step law
@@ -101,7 +101,7 @@ def recipe_for(
         head_lr=head_lr,
         hidden_lr=rule.muon if optimiser == "muon" else rule.hidden * rule.base_width / shape.width,
         optimiser=optimiser,
-        warmup_share=rule.warmup_share,
+        warmup_share=_WARMUP_SHARE,
     )
     if optimiser == "muon":
         recipe = _times(recipe, max(shape.num_layers / rule.base_layers, 1.0) ** -rule.muon_depth_exponent)
