@@ -105,3 +105,12 @@ def test_a_patient_climb_takes_the_least_stretch_that_will_do(patient: bool) -> 
         with pytest.raises(PlanError, match="too small"):
             affordable(attempt, patient=False)
         assert tried == [1.0]
+
+
+def test_the_shortest_run_allowed_is_among_those_that_are_weighed() -> None:
+    """A span that the ends have and steps of √2 from the top would miss (a demo on a Zen 3 ended so)."""
+    smallest, count = shape(24), count_params(shape(24)).total
+    most = 16.3 * 1.5 * count * train_flops_per_token(smallest)
+    rules = replace(RULES, largest_flops=most, min_tokens=1_000, budget_seconds=1e6)
+    ratios = [rung.ratio for rung in design_ladder([smallest], TARGET, cost_seconds, rules)]
+    assert 16 <= max(ratios) / min(ratios) <= 16.4

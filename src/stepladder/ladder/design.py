@@ -124,15 +124,16 @@ def variance_at_target(rungs: Sequence[Rung], scale: tuple[float, float], noise:
 
 
 def _candidates(shape: Shape, cost_seconds: Callable[[Shape, int], float], rules: DesignRules) -> list[Rung]:
-    """Runs of one shape whose tokens double half-way (a factor of √2) from the shortest to the dearest."""
+    """Runs of one shape from the shortest to the dearest, both included, in equal steps of at most √2."""
     least = max(rules.min_tokens, rules.min_tokens_per_param * count_params(shape).total)
     most = rules.largest_flops / train_flops_per_token(shape)
     if most < least:
         return []
-    count = math.floor(math.log2(most / least) * 2) + 1
+    steps = math.ceil(math.log2(most / least) * 2)
     rungs = []
-    for step in range(count):
-        tokens = math.floor(most / 2 ** (step / 2))
+    for step in range(steps + 1):
+        # The shortest run is no shorter for being rounded: `_rung_shapes` counts on both ends.
+        tokens = max(math.floor(most * (least / most) ** (step / max(steps, 1))), math.ceil(least))
         seconds = cost_seconds(shape, tokens)
         rungs.append(Rung(shape=shape, tokens=tokens, seed=rules.seeds[0], seconds=seconds))
     return rungs
