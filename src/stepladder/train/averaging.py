@@ -59,7 +59,7 @@ class Averaging:
         if is_last:
             self._sent = 0
             for bucket in self._buckets:
-                bucket.awaited, bucket.flat, bucket.work = len(bucket.parameters), None, None
+                bucket.awaited = len(bucket.parameters)
 
     def finish(self) -> None:
         """Sums over tensor groups, means over replicas of what is not sharded."""
@@ -98,7 +98,7 @@ class Averaging:
             if bucket.gradients:
                 bucket.flat = torch.cat([gradient.reshape(-1) for gradient in bucket.gradients])
                 bucket.work = dist.all_reduce(bucket.flat, group=self._group, async_op=True)
-        self._sent = max(self._sent, until)
+        self._sent = until
 
     def _receive(self, bucket: _Bucket) -> None:
         if bucket.work is not None and bucket.flat is not None:
